@@ -57,15 +57,14 @@ class BmcInfo:
 class BootFlags:
     """The boot device override as the BMC stores it (IPMI 2.0 §28.13, parameter 5).
 
-    `valid` is None where the BMC does not say; `device` is None for a selector that we have no word for.
-    `locked` means parameter 5 itself is marked invalid or locked: its other fields are then worth nothing.
+    `valid` is None where the BMC marks the whole parameter invalid or locked: the other fields are then worth nothing.
+    `device` is None for a selector that we have no word for. A cleared valid bit may well stand beside a device.
     """
 
     valid: bool | None
     device: BootDevice | None
     persistent: bool = False
     efi: bool = False
-    locked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,8 @@ _BRIDGE = re.compile(r"(0x[0-9a-f]{1,2})(:(0x[0-9a-f]{1,2}|\d{1,2}))?\Z")
 class BmcUrl:
     """`scheme://[user[:password]@]host[:port][/system][?option=value&…]`.
 
-    Options: `privilege` (callback, user, operator, administrator), `cipher` (RMCP+ suite number), `bridge` (slave address
+    Options: `privilege` (callback, user, operator, administrator; by default administrator, or operator where the BMC
+    grants no more), `cipher` (RMCP+ suite number), `bridge` (slave address
     in hex, optionally `:channel`), `min_interval` (seconds between conversations). `sim://` takes any further option.
     Reserved characters in user and password are percent-encoded.
     """
@@ -133,7 +133,7 @@ class BmcUrl:
     password: str | None = field(default=None, repr=False)
     system: str = ""
     bridge: str | None = None
-    privilege: str = "administrator"
+    privilege: str | None = None
     cipher: int | None = None
     min_interval_s: float | None = None
     options: tuple[tuple[str, str], ...] = ()
@@ -172,7 +172,7 @@ class BmcUrl:
             password=password,
             system=system,
             bridge=_bridge(known_options.get("bridge")),
-            privilege=_privilege(known_options.get("privilege", "administrator")),
+            privilege=_privilege(known_options.get("privilege")),
             cipher=_cipher(known_options.get("cipher")),
             min_interval_s=_seconds(known_options.get("min_interval")),
             options=others,
@@ -204,7 +204,7 @@ class BmcUrl:
         options = list(self.options)
         if self.bridge:
             options.append(("bridge", self.bridge))
-        if self.privilege != "administrator":
+        if self.privilege is not None:
             options.append(("privilege", self.privilege))
         if self.cipher is not None:
             options.append(("cipher", str(self.cipher)))
@@ -310,7 +310,9 @@ def _bridge(text: str | None) -> str | None:
     return text.lower() if text else None
 
 
-def _privilege(text: str) -> str:
+def _privilege(text: str | None) -> str | None:
+    if text is None:
+        return None
     if text.lower() not in _PRIVILEGES:
         raise Invalid(
             f"BMC URL: the privilege {text!r} is not known", fix=f"write one of {', '.join(_PRIVILEGES)}"
