@@ -1,0 +1,109 @@
+"""Everything `decide` hears: verbs, results of actions, signals, requests seen, deadlines, flags.
+
+Results carry (run, step, fence) of the turn that produced them, so that late ones are recognised as stale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from baremetal.lifecycle.model import (
+    BootDevice,
+    BootTarget,
+    Budgets,
+    Fetch,
+    Limits,
+    Method,
+    PowerState,
+    Proof,
+    Signal,
+    Verb,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An operator asks for a verb. The settings of a deploy are frozen into its run."""
+
+    verb: Verb
+    by: str = "operator"
+    force: bool = False
+    method: Method | None = None
+    target: BootTarget = BootTarget.DISK
+    proof: Proof = Proof.SSH
+    reboots: bool = False
+    flip: BootDevice = BootDevice.DISK
+    budgets: Budgets = field(default_factory=Budgets)
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Intended:
+    """A write is about to be sent: recorded before its first byte (promises I13)."""
+
+    run: int
+    step: int
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Did:
+    """An action's target state was read back. `wrote` is false where it was true already."""
+
+    run: int
+    step: int
+    fence: int
+    wrote: bool = False
+    power: PowerState | None = None
+    seen: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An action did not reach its target. `pauses` marks an open breaker: the wait is not held against the step."""
+
+    run: int
+    step: int
+    fence: int
+    error: str
+    transient: bool
+    retry_after_s: float = 0.0
+    pauses: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The machine called back, with a token that was made for `run`."""
+
+    signal: Signal
+    run: int
+    boot_id: str = ""
+    address: str = ""
+    disk: str = ""
+    stage: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The machine asked for something inside a run."""
+
+    what: Fetch
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """The deadline of this run's step has passed."""
+
+    run: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceChanged:
+    on: bool
+    by: str = "operator"
+
+
+Event = Asked | Intended | Did | Failed | Heard | Fetched | Overdue | MaintenanceChanged

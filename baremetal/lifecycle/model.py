@@ -1,0 +1,214 @@
+"""The values of a server's life: states, verbs, signals, a run and what `decide` knows of a server.
+
+Plain data only. What is *not* here is what deciding does not need: BMC addresses, credentials, variables, templates.
+Those live in the store beside this value and are frozen into the run's record when it starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+
+class ProvisionState(StrEnum):
+    """Where in its life a server is, in Ironic's strings."""
+
+    ENROLL = "enroll"
+    VERIFYING = "verifying"
+    MANAGEABLE = "manageable"
+    AVAILABLE = "available"
+    DEPLOYING = "deploying"
+    WAIT_CALLBACK = "wait call-back"
+    ACTIVE = "active"
+    DEPLOY_FAILED = "deploy failed"
+    DELETING = "deleting"
+    ERROR = "error"
+
+
+class Verb(StrEnum):
+    """What an operator asks for."""
+
+    MANAGE = "manage"
+    PROVIDE = "provide"
+    ADOPT = "adopt"
+    DEPLOY = "deploy"
+    REBUILD = "rebuild"
+    RELEASE = "release"
+    ABORT = "abort"
+
+
+class Method(StrEnum):
+    """How a system gets onto its target."""
+
+    INSTALLER = "installer"
+    IMAGE = "image"
+
+
+class PowerState(StrEnum):
+    ON = "on"
+    OFF = "off"
+    UNKNOWN = "unknown"
+
+
+class BootDevice(StrEnum):
+    PXE = "pxe"
+    DISK = "disk"
+    CDROM = "cdrom"
+    BIOS = "bios"
+    NONE = "none"
+
+
+class BootMode(StrEnum):
+    BIOS = "bios"
+    UEFI = "uefi"
+
+
+class BootTarget(StrEnum):
+    """Where an active server boots."""
+
+    DISK = "disk"
+
+
+class Proof(StrEnum):
+    """What must be shown before a deployed server counts as active (promises I14)."""
+
+    SSH = "ssh"
+    FIRST_BOOT = "first-boot"
+    NONE = "none"
+
+
+class Signal(StrEnum):
+    """News that the machine itself calls back with."""
+
+    INSTALL_STARTED = "install-started"
+    PROGRESS = "progress"
+    INSTALL_COMPLETE = "install-complete"
+    INSTALL_FAILED = "install-failed"
+    FIRST_BOOT = "first-boot"
+
+
+class Fetch(StrEnum):
+    """What a netbooting machine was seen to ask for: observations, which move no state."""
+
+    SCRIPT = "script"
+    ANSWER = "answer"
+    KERNEL = "kernel"
+    INITRD = "initrd"
+    MEDIA = "media"
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """How long each wait of a run may last, in seconds; frozen into the run when it starts."""
+
+    access_s: float = 30.0
+    ensure_s: float = 180.0
+    boot_s: float = 900.0
+    start_s: float = 1800.0
+    install_s: float = 5400.0
+    first_boot_s: float = 1800.0
+    proof_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what a run may do to a machine (promises, BMC conversation rules).
+
+    `flags_fresh_s`: power-on follows the verified boot flags within this, since BMCs forget them after 60 s.
+    `patience_s`: how long, in all, an open circuit breaker may stretch the deadlines of one step.
+    """
+
+    netboot_attempts: int = 3
+    max_serves: int = 3
+    power_writes_per_step: int = 4
+    power_writes_per_hour: int = 12
+    flags_fresh_s: float = 30.0
+    patience_s: float = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """The one permission of a run to touch a disk: to which boot instance, from where, for which disk."""
+
+    boot_id: str
+    disk: str
+    address: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a workflow on one server, from the verb to its end.
+
+    `step` indexes the workflow's steps, or the closing steps once `closing` carries the reason why the run is being
+    given up. `attempt`, `serves`, `power_on_intended` and `flags_at` belong to the current *netboot* attempt;
+    `tries` and `power_writes` to the current step.
+    """
+
+    number: int
+    verb: Verb
+    method: Method | None
+    started: datetime
+    entered: datetime
+    step: int = 0
+    deadline: datetime | None = None
+    retry_at: datetime | None = None
+    postponed_s: float = 0.0
+    tries: int = 0
+    power_writes: int = 0
+    attempt: int = 1
+    serves: int = 0
+    power_on_intended: bool = False
+    flags_at: datetime | None = None
+    heard: frozenset[Signal] = frozenset()
+    go: Go | None = None
+    closing: str = ""
+    target: BootTarget = BootTarget.DISK
+    proof: Proof = Proof.SSH
+    reboots: bool = False
+    flip: BootDevice = BootDevice.DISK
+    budgets: Budgets = field(default_factory=Budgets)
+    limits: Limits = field(default_factory=Limits)
+    last_sign: str = ""
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What `decide` knows of one server. Every accepted change adds one to `generation`.
+
+    `paused` holds what was left of the run's deadline while maintenance stops the clock. `found_on` says that the
+    server was running something when we first saw it and has never been released by us, so it is not deployed
+    without force. `deployed` is the run whose system is installed, 0 for none. `fence` only grows; it is raised by
+    each reservation, by abort and by maintenance. `power_writes` are the times of the last hour's power writes.
+    """
+
+    name: str
+    state: ProvisionState = ProvisionState.ENROLL
+    generation: int = 0
+    fence: int = 0
+    runs: int = 0
+    run: Run | None = None
+    maintenance: bool = False
+    paused: timedelta | None = None
+    found_on: bool = False
+    deployed: int = 0
+    last_error: str = ""
+    power_writes: tuple[datetime, ...] = ()
+
+    def with_run(self, **changes: object) -> Server:
+        """Return this server with some fields of its open run replaced. Raises AssertionError without a run."""
+        assert self.run is not None
+        return replace(self, run=replace(self.run, **changes))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk as an installer reported it; size in bytes."""
+
+    name: str
+    serial: str = ""
+    wwn: str = ""
+    size: int = 0
+    rotational: bool | None = None

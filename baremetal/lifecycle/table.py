@@ -1,0 +1,216 @@
+"""The transition table, derived: every position of an undisturbed life is asked every event, and the answers written down.
+
+Owns the names of positions (`deploy/complete`) and the notation of `tests/golden/transitions.md`. The documentation's
+tables and diagram are made from here by `document()`; nothing in the running program reads them, but the engine checks
+each state change against `edges()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+
+from baremetal.lifecycle.decide import Decision, Outcome, decide, workflow
+from baremetal.lifecycle.events import Asked, Did, Event, Failed, Fetched, Heard, Intended, MaintenanceChanged, Overdue
+from baremetal.lifecycle.model import Fetch, Method, PowerState, Proof, ProvisionState, Server, Signal, Verb
+from baremetal.lifecycle.workflows import WORKFLOWS, Do
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = NOW + timedelta(seconds=1)
+MUCH_LATER = NOW + timedelta(days=2)
+BOOT = "boot-1"
+
+
+def position(server: Server) -> str:
+    """Name where a server stands: its state, or its run's verb and step."""
+    if server.run is None:
+        return str(server.state)
+    verb = server.run.verb
+    return f"{verb}/closing" if server.run.closing else f"{verb}/{workflow(server.run).step(server.run).name}"
+
+
+def _ask(verb: Verb) -> Callable[[Server], Event]:
+    method = Method.INSTALLER if verb in (Verb.DEPLOY, Verb.REBUILD) else None
+    return lambda server: Asked(verb, method=method)
+
+
+def _hear(signal: Signal) -> Callable[[Server], Event]:
+    return lambda server: Heard(signal, run=_run(server), boot_id=BOOT, disk="vda", stage="packages", message="news")
+
+
+def _run(server: Server) -> int:
+    return server.run.number if server.run else server.runs
+
+
+def _step(server: Server) -> int:
+    return server.run.step if server.run else 0
+
+
+def _result(**more: object) -> Callable[[Server], Event]:
+    return lambda server: Failed(_run(server), _step(server), server.fence, **more)  # type: ignore[arg-type]
+
+
+def _intend(server: Server) -> Event:
+    return Intended(_run(server), _step(server), server.fence)
+
+
+def _did(server: Server) -> Event:
+    return Did(_run(server), _step(server), server.fence, wrote=True, power=PowerState.OFF)
+
+
+VERBS: dict[str, Callable[[Server], Event]] = {
+    **{str(verb): _ask(verb) for verb in Verb},
+    "maintenance on": lambda server: MaintenanceChanged(True),
+    "maintenance off": lambda server: MaintenanceChanged(False),
+}
+RESULTS: dict[str, Callable[[Server], Event]] = {
+    "intended": _intend,
+    "did": _did,
+    "failed, try again": _result(error="BM101 no answer", transient=True),
+    "failed for good": _result(error="BM102 wrong password", transient=False),
+    "overdue": lambda server: Overdue(_run(server), _step(server)),
+}
+NEWS: dict[str, Callable[[Server], Event]] = {
+    "script": lambda server: Fetched(Fetch.SCRIPT, "10.0.0.5"),
+    **{str(signal): _hear(signal) for signal in Signal},
+}
+TABLES = {
+    "Verbs and flags": VERBS,
+    "Results of our own actions, and time": RESULTS,
+    "News from the machine": NEWS,
+}
+
+
+def cell(server: Server, decision: Decision) -> str:
+    """Write one answer in the golden table's notation."""
+    if decision.outcome is Outcome.REFUSED:
+        return "x"
+    if decision.outcome is Outcome.NOOP:
+        return "="
+    before, after = position(server), position(decision.server)
+    return "~" if before == after else after
+
+
+def live(verb: Verb, begin: Server, proof: Proof = Proof.SSH, early: bool = False) -> Iterator[Server]:
+    """Yield the server at each position of one undisturbed run, from the verb to its end.
+
+    `early`: the first boot is heard before the boot device is flipped.
+    """
+    asked = VERBS[str(verb)](begin)
+    assert isinstance(asked, Asked)
+    server = decide(begin, replace(asked, proof=proof), NOW).server
+    while server.run is not None:
+        step = workflow(server.run).step(server.run)
+        if early and step.name == "flip":
+            server = decide(server, NEWS["first-boot"](server), LATER).server
+        if isinstance(step, Do) and step.name not in ("check", "proof"):
+            server = decide(server, _intend(server), LATER).server
+        yield server
+        event = _did if isinstance(step, Do) else NEWS[str(step.signal or "script")]
+        server = decide(server, event(server), LATER).server
+    yield server
+
+
+@cache
+def positions() -> dict[str, Server]:
+    """Return one server for each position, each reached by living up to it."""
+    found: dict[str, Server] = {}
+    enrolled = Server("r1")
+    for state in ProvisionState:
+        if not any(step.state is state for flow in WORKFLOWS.values() for step in (*flow.steps, *flow.closing)):
+            found[str(state)] = replace(enrolled, state=state)
+    for verb, state in (
+        (Verb.MANAGE, ProvisionState.ENROLL),
+        (Verb.DEPLOY, ProvisionState.AVAILABLE),
+        (Verb.REBUILD, ProvisionState.ACTIVE),
+        (Verb.RELEASE, ProvisionState.ACTIVE),
+    ):
+        for server in live(verb, replace(enrolled, state=state)):
+            found.setdefault(position(server), server)
+            closing = decide(server, Asked(Verb.ABORT), LATER).server
+            if closing.run is not None and closing.run.closing:
+                found.setdefault(position(closing), closing)
+    return found
+
+
+@cache
+def edges() -> frozenset[tuple[ProvisionState, ProvisionState]]:
+    """Return every pair of provision states that one event may lead between (promises I9)."""
+    lives = list(positions().values())
+    for proof in Proof:
+        for early in (False, True):
+            for verb, state in ((Verb.DEPLOY, ProvisionState.AVAILABLE), (Verb.REBUILD, ProvisionState.ACTIVE)):
+                lives += list(live(verb, Server("r1", state=state), proof, early))
+    found = set()
+    for server in lives:
+        for events in TABLES.values():
+            for make in events.values():
+                after = decide(server, make(server), MUCH_LATER if make is RESULTS["overdue"] else LATER).server
+                if after.state is not server.state:
+                    found.add((server.state, after.state))
+    return frozenset(found)
+
+
+def derive() -> dict[str, dict[str, dict[str, str]]]:
+    """Return table title -> position -> event -> cell."""
+    return {
+        title: {
+            name: {
+                event: cell(server, decide(server, make(server), MUCH_LATER if event == "overdue" else LATER))
+                for event, make in events.items()
+            }
+            for name, server in positions().items()
+        }
+        for title, events in TABLES.items()
+    }
+
+
+def document() -> str:
+    """Return `docs/lifecycle.md`: the workflows, the state diagram and the tables."""
+    lines = [
+        "# The life of a server",
+        "",
+        "Generated from `baremetal/lifecycle` by `python -m baremetal.lifecycle.table`; do not edit.",
+        "",
+        "## Workflows",
+        "",
+        "| verb | begins in | steps | ends | fails to |",
+        "|---|---|---|---|---|",
+    ]
+    for flow in WORKFLOWS.values():
+        steps = ", ".join(step.name if isinstance(step, Do) else f"*await {step.name}*" for step in flow.steps) or "none"
+        begins = ", ".join(str(s) for s in ProvisionState if s in flow.begins)
+        lines.append(f"| {flow.verb} | {begins} | {steps} | {flow.ends} | {flow.fails_to} |")
+    lines += [
+        "",
+        "`abort` closes the run in one commit, then switches the power off, and ends where the run fails to.",
+        "",
+        "## States",
+        "",
+        "```mermaid",
+        "stateDiagram-v2",
+        "    [*] --> enroll",
+    ]
+    names = {state: str(state).replace(" ", "_").replace("-", "_") for state in ProvisionState}
+    lines += [f"    {names[s]}: {s}" for s in ProvisionState if names[s] != str(s)]
+    lines += [f"    {names[a]} --> {names[b]}" for a, b in sorted(edges())]
+    lines += ["```", ""]
+    lines += [
+        "## Transitions",
+        "",
+        "A name: moves there. `~`: stays, and something is recorded on the run. `=`: a recorded no-op. `x`: refused, "
+        "and told why.",
+        "",
+    ]
+    for title, rows in derive().items():
+        events = list(TABLES[title])
+        lines += [f"### {title}", "", f"| position | {' | '.join(events)} |", "|---" * (len(events) + 1) + "|"]
+        lines += [f"| {name} | {' | '.join(row[event] for event in events)} |" for name, row in rows.items()]
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    print(document(), end="")
