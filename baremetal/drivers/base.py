@@ -1,7 +1,7 @@
 """What every driver of a BMC looks like from above, and how a BMC is addressed.
 
-Owns the conversation protocol (`BmcDriver`), its values, and the BMC URL. Deliberately knows no wire protocol, no retries,
-no lock, no circuit breaker: a driver's only judgement is the kind of the `BmcError` it raises; the rest is
+Owns the conversation protocol (`BmcDriver`), its values, and the BMC URL. Deliberately knows no wire protocol, no
+retries, no lock, no circuit breaker: a driver's only judgement is the kind of the `BmcError` it raises; the rest is
 `engine/conversations.py`'s.
 """
 
