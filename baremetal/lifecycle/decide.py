@@ -112,11 +112,17 @@ def current_step(server: Server) -> Step | None:
 def _begin(server: Server, asked: Asked, now: datetime) -> Decision:
     flow = WORKFLOWS[asked.verb]
     if server.run is not None:
-        return _refuse(server, f"{asked.verb}: the server is {server.state}; run {server.run.number} is under way")
+        return _refuse(
+            server, f"{asked.verb}: the server is {server.state}; run {server.run.number} is under way"
+        )
     if server.maintenance:
         return _refuse(server, f"{asked.verb}: the server is in maintenance; switch maintenance off first")
     if server.state not in flow.begins:
-        hint = "; use --rebuild to install it anew" if asked.verb is Verb.DEPLOY and server.state == "active" else ""
+        hint = (
+            "; use --rebuild to install it anew"
+            if asked.verb is Verb.DEPLOY and server.state == "active"
+            else ""
+        )
         return _refuse(server, f"{asked.verb}: not from {server.state}{hint}")
     if asked.verb in METHODS and asked.method not in METHODS[asked.verb]:
         return _refuse(server, f"{asked.verb}: no method {asked.method or 'given'}")
@@ -195,13 +201,19 @@ def _intended(server: Server, event: Intended, now: datetime) -> Decision:
         return _changed(server, server.with_run(trouble=""), f"intends {owed(server)}")
     recent = tuple(at for at in server.power_writes if now - at < HOUR)
     if run.power_writes >= run.limits.power_writes_per_step:
-        return _fail(server, f"BM109 {step.action}: {run.power_writes} power writes in one step had no effect", now)
+        return _fail(
+            server, f"BM109 {step.action}: {run.power_writes} power writes in one step had no effect", now
+        )
     if len(recent) >= run.limits.power_writes_per_hour:
-        return _fail(server, f"BM109 {step.action}: {len(recent)} power writes in an hour, the flap guard says no", now)
+        return _fail(
+            server, f"BM109 {step.action}: {len(recent)} power writes in an hour, the flap guard says no", now
+        )
     netboot_on = step.name == "on"
     if netboot_on and (run.flags_at is None or _seconds(now, run.flags_at) > run.limits.flags_fresh_s):
         again = _enter(server, workflow(run).index("pxe"), now)
-        return _changed(server, again, "the boot flags are too old to trust; setting them again before power on")
+        return _changed(
+            server, again, "the boot flags are too old to trust; setting them again before power on"
+        )
     changed = replace(server, power_writes=(*recent, now)).with_run(
         power_writes=run.power_writes + 1, power_on_intended=run.power_on_intended or netboot_on
     )
@@ -237,7 +249,11 @@ def _failed(server: Server, event: Failed, now: datetime) -> Decision:
     if not event.transient:
         return _fail(server, event.error, now)
     wait = max(event.retry_after_s, _backoff_s(run))
-    changes: dict[str, object] = {"tries": run.tries + 1, "trouble": event.error, "retry_at": _later(now, wait)}
+    changes: dict[str, object] = {
+        "tries": run.tries + 1,
+        "trouble": event.error,
+        "retry_at": _later(now, wait),
+    }
     if event.pauses and run.deadline is not None:
         spent = run.postponed_s + wait
         if spent <= run.limits.patience_s:
@@ -355,7 +371,9 @@ def _overdue(server: Server, event: Overdue, now: datetime) -> Decision:
             return _changed(server, _netboot_again(server, now), f"{spent}; netboot begins again")
         return _close(server, f"BM301 {spent}, {run.attempt} times", now)
     budget = getattr(run.budgets, step.budget)
-    return _fail(server, f"BM401 no {step.signal} within {budget:.0f} s; last sign of life: {run.last_sign}", now)
+    return _fail(
+        server, f"BM401 no {step.signal} within {budget:.0f} s; last sign of life: {run.last_sign}", now
+    )
 
 
 # -- moving along --------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The transition table, derived: every position of an undisturbed life is asked every event, and the answers written down.
+"""The transition table, derived: every position of an undisturbed life is asked every event.
 
 Owns the names of positions (`deploy/complete`) and the notation of `tests/golden/transitions.md`. The documentation's
 tables and diagram are made from here by `document()`; nothing in the running program reads them, but the engine checks
@@ -13,7 +13,17 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 
 from baremetal.lifecycle.decide import Decision, Outcome, decide, workflow
-from baremetal.lifecycle.events import Asked, Did, Event, Failed, Fetched, Heard, Intended, MaintenanceChanged, Overdue
+from baremetal.lifecycle.events import (
+    Asked,
+    Did,
+    Event,
+    Failed,
+    Fetched,
+    Heard,
+    Intended,
+    MaintenanceChanged,
+    Overdue,
+)
 from baremetal.lifecycle.model import Fetch, Method, PowerState, Proof, ProvisionState, Server, Signal, Verb
 from baremetal.lifecycle.workflows import WORKFLOWS, Do
 
@@ -37,7 +47,9 @@ def _ask(verb: Verb) -> Callable[[Server], Event]:
 
 
 def _hear(signal: Signal) -> Callable[[Server], Event]:
-    return lambda server: Heard(signal, run=_run(server), boot_id=BOOT, disk="vda", stage="packages", message="news")
+    return lambda server: Heard(
+        signal, run=_run(server), boot_id=BOOT, disk="vda", stage="packages", message="news"
+    )
 
 
 def _run(server: Server) -> int:
@@ -119,7 +131,9 @@ def positions() -> dict[str, Server]:
     found: dict[str, Server] = {}
     enrolled = Server("r1")
     for state in ProvisionState:
-        if not any(step.state is state for flow in WORKFLOWS.values() for step in (*flow.steps, *flow.closing)):
+        if not any(
+            step.state is state for flow in WORKFLOWS.values() for step in (*flow.steps, *flow.closing)
+        ):
             found[str(state)] = replace(enrolled, state=state)
     for verb, state in (
         (Verb.MANAGE, ProvisionState.ENROLL),
@@ -141,13 +155,18 @@ def edges() -> frozenset[tuple[ProvisionState, ProvisionState]]:
     lives = list(positions().values())
     for proof in Proof:
         for early in (False, True):
-            for verb, state in ((Verb.DEPLOY, ProvisionState.AVAILABLE), (Verb.REBUILD, ProvisionState.ACTIVE)):
+            for verb, state in (
+                (Verb.DEPLOY, ProvisionState.AVAILABLE),
+                (Verb.REBUILD, ProvisionState.ACTIVE),
+            ):
                 lives += list(live(verb, Server("r1", state=state), proof, early))
     found = set()
     for server in lives:
         for events in TABLES.values():
             for make in events.values():
-                after = decide(server, make(server), MUCH_LATER if make is RESULTS["overdue"] else LATER).server
+                after = decide(
+                    server, make(server), MUCH_LATER if make is RESULTS["overdue"] else LATER
+                ).server
                 if after.state is not server.state:
                     found.add((server.state, after.state))
     return frozenset(found)
@@ -180,7 +199,10 @@ def document() -> str:
         "|---|---|---|---|---|",
     ]
     for flow in WORKFLOWS.values():
-        steps = ", ".join(step.name if isinstance(step, Do) else f"*await {step.name}*" for step in flow.steps) or "none"
+        steps = (
+            ", ".join(step.name if isinstance(step, Do) else f"*await {step.name}*" for step in flow.steps)
+            or "none"
+        )
         begins = ", ".join(str(s) for s in ProvisionState if s in flow.begins)
         lines.append(f"| {flow.verb} | {begins} | {steps} | {flow.ends} | {flow.fails_to} |")
     lines += [
@@ -200,13 +222,17 @@ def document() -> str:
     lines += [
         "## Transitions",
         "",
-        "A name: moves there. `~`: stays, and something is recorded on the run. `=`: a recorded no-op. `x`: refused, "
-        "and told why.",
+        "A name: moves there. `~`: stays, something is recorded on the run. `=`: a recorded no-op. `x`: refused.",
         "",
     ]
     for title, rows in derive().items():
         events = list(TABLES[title])
-        lines += [f"### {title}", "", f"| position | {' | '.join(events)} |", "|---" * (len(events) + 1) + "|"]
+        lines += [
+            f"### {title}",
+            "",
+            f"| position | {' | '.join(events)} |",
+            "|---" * (len(events) + 1) + "|",
+        ]
         lines += [f"| {name} | {' | '.join(row[event] for event in events)} |" for name, row in rows.items()]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"

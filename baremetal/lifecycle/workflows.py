@@ -123,9 +123,7 @@ RELEASE = Workflow(
     closing=(_off(S.DELETING),),
 )
 
-WORKFLOWS: Mapping[Verb, Workflow] = {
-    w.verb: w for w in (MANAGE, PROVIDE, ADOPT, DEPLOY, REBUILD, RELEASE)
-}
+WORKFLOWS: Mapping[Verb, Workflow] = {w.verb: w for w in (MANAGE, PROVIDE, ADOPT, DEPLOY, REBUILD, RELEASE)}
 METHODS: Mapping[Verb, frozenset[Method]] = {
     Verb.DEPLOY: frozenset({Method.INSTALLER, Method.IMAGE}),
     Verb.REBUILD: frozenset({Method.INSTALLER, Method.IMAGE}),

@@ -18,7 +18,8 @@ GOLDEN = ROOT / "tests/golden/transitions.md"
 def read_golden() -> dict[str, dict[str, dict[str, str]]]:
     """Parse the hand-written page: title -> position -> event -> cell; `deploy` rows are repeated for `rebuild`."""
     tables: dict[str, dict[str, dict[str, str]]] = {}
-    title, events = "", []
+    title = ""
+    events: list[str] = []
     for line in GOLDEN.read_text().splitlines():
         if line.startswith("## "):
             title, events = line[3:], []
@@ -69,4 +70,6 @@ def test_every_state_has_an_exit_and_every_moving_state_a_deadline() -> None:
 
 
 def test_the_documentation_is_generated_from_the_code() -> None:
-    assert (ROOT / "docs/lifecycle.md").read_text() == document(), "run: python -m baremetal.lifecycle.table > docs/lifecycle.md"
+    assert (ROOT / "docs/lifecycle.md").read_text() == document(), (
+        "run: python -m baremetal.lifecycle.table > docs/lifecycle.md"
+    )
