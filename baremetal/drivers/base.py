@@ -151,18 +151,21 @@ class BmcUrl:
                 else "BMC URL: there is no scheme",
                 fix=f"write one of {known}, for example ipmi://admin@10.0.0.1",
             )
+        account, _, _ = text.partition("://")[2].rpartition("@")
+        if any(sign in account for sign in "/?#[]"):
+            # found before anything is quoted: what follows would take half a password for host and port
+            raise Invalid(
+                "BMC URL: user or password holds a '/', '?', '#', '[' or ']'",
+                fix="percent-encode it (%2F %3F %23 %5B %5D), or leave the password out of the URL",
+            )
         parts = _split(text.strip())
         user, password = _account(parts.netloc)
         host, port = _place(parts.netloc, scheme)
         if parts.fragment or "#" in text:
-            raise Invalid(
-                "BMC URL: '#' has no meaning here", fix="write %23 for a '#' in the user or password"
-            )
+            raise Invalid("BMC URL: '#' has no meaning here")
         system = unquote(parts.path).strip("/")
         if system and not scheme.startswith("redfish"):
-            raise Invalid(
-                "BMC URL: a path after the host has no meaning", fix="write %2F for a '/' in the password"
-            )
+            raise Invalid("BMC URL: a path after the host has no meaning")
         known_options, others = _options(parts.query, scheme)
         return cls(
             scheme=scheme,
