@@ -1,0 +1,255 @@
+"""The settings themselves: sections, keys, types and defaults, as values that cannot be changed.
+
+Knows nothing of files; the environment is pydantic-settings' to read.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from baremetal.lifecycle.model import BootTarget, Method, Proof
+
+PREFIX = "BAREMETAL_"
+
+_LOOPBACK_NAMES = {"localhost", "ip6-localhost"}
+
+Seconds = Annotated[float, Field(ge=0)]
+Budget = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def split_listen(text: str) -> tuple[str, int]:
+    """Split `HOST:PORT` (`[::1]:8000` for IPv6). Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("not HOST:PORT, as in 127.0.0.1:8000")
+    if (":" in host) != (host.startswith("[") and host.endswith("]")):
+        raise ValueError("an IPv6 address stands in brackets, as in [::1]:8000")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether `HOST:PORT` can be reached from this machine only."""
+    host, _ = split_listen(listen)
+    if host in _LOOPBACK_NAMES:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(text: str) -> str:
+    split_listen(text)
+    return text
+
+
+def _url(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text):
+        raise ValueError("not an http:// or https:// URL without account, query or fragment")
+    return text.rstrip("/")
+
+
+def _public_key(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( [^\r\n]*)?", text.strip()):
+        raise ValueError("not one line of an OpenSSH public key, as in ~/.ssh/id_ed25519.pub")
+    return text.strip()
+
+
+Listen = Annotated[str, AfterValidator(_listen)]
+Url = Annotated[str, AfterValidator(_url)]
+PublicKey = Annotated[str, AfterValidator(_public_key)]
+Vars = dict[str, str | int | float | bool | list[str]]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class ServerConfig(_Section):
+    """`[server]`: listeners, what machines call us, where things are kept."""
+
+    boot_listen: Listen = "0.0.0.0:8080"
+    control_listen: Listen = "127.0.0.1:8000"
+    public_url: Url = ""
+    control_tls_cert: str = ""
+    control_tls_key: str = ""
+    trusted_proxies: list[str] = []
+    data_dir: str = ""
+    templates_dir: str = ""
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class DatabaseConfig(_Section):
+    """`[database]`."""
+
+    url: str = ""
+
+
+class BmcConfig(_Section):
+    """`[bmc]`: how BMCs are talked to (docs/hardware.md says what may need changing for whom)."""
+
+    connect_s: Budget = 12.0
+    read_s: Budget = 15.0
+    write_s: Budget = 35.0
+    min_interval_s: Seconds = 0.0
+    breaker_failures: Count = 5
+    breaker_open_s: Budget = 60.0
+    breaker_longest_s: Budget = 900.0
+    observe_interval_s: Seconds = 60.0
+    max_conversations: Count = 64
+
+
+class BudgetsConfig(_Section):
+    """`[deploy.budgets]`: how long each wait of a run may last."""
+
+    ensure_s: Budget = 180.0
+    access_s: Budget = 30.0
+    boot_s: Budget = 900.0
+    start_s: Budget = 1800.0
+    install_s: Budget = 5400.0
+    first_boot_s: Budget = 1800.0
+    proof_s: Budget = 600.0
+
+
+class ProfileBudgetsConfig(_Section):
+    """`[profile.NAME.budgets]`: the same, each only where it differs."""
+
+    ensure_s: Budget | None = None
+    access_s: Budget | None = None
+    boot_s: Budget | None = None
+    start_s: Budget | None = None
+    install_s: Budget | None = None
+    first_boot_s: Budget | None = None
+    proof_s: Budget | None = None
+
+
+class LimitsConfig(_Section):
+    """`[deploy.limits]`: bounds on what a run may do to a machine."""
+
+    netboot_attempts: Count = 3
+    max_serves: Count = 3
+    power_writes_per_step: Count = 4
+    power_writes_per_hour: Count = 12
+    flags_fresh_s: Budget = 30.0
+    patience_s: Seconds = 900.0
+
+
+class DeployConfig(_Section):
+    """`[deploy]`: what holds for every deploy."""
+
+    max_concurrent: Count = 50
+    power_on_stagger_s: Seconds = 0.0
+    sweep_interval_s: Budget = 1.0
+    ssh_authorized_keys: list[PublicKey] = []
+    ssh_user: str = "root"
+    ssh_port: Annotated[int, Field(ge=1, le=65535)] = 22
+    ssh_deadline_s: Budget = 20.0
+    vars: Vars = {}
+    budgets: BudgetsConfig = BudgetsConfig()
+    limits: LimitsConfig = LimitsConfig()
+
+
+class SecurityConfig(_Section):
+    """`[security]`: each setting here loosens or tightens a promise."""
+
+    strict_source: bool = False
+    allow_public_control: bool = False
+    key_file: str = ""
+    token_file: str = ""
+
+
+class ProfileConfig(_Section):
+    """`[profile.NAME]`: what to install and how."""
+
+    title: str = ""
+    family: Literal["kickstart", "preseed"]
+    arch: Literal["x86_64", "arm64"] = "x86_64"
+    method: Method = Method.INSTALLER
+    kernel: str
+    initrd: str
+    template: str
+    files: dict[str, str] = {}
+    kernel_args: str = ""
+    vars: Vars = {}
+    boot_target: BootTarget = BootTarget.DISK
+    proof: Proof = Proof.SSH
+    reboots: bool = False
+    budgets: ProfileBudgetsConfig = ProfileBudgetsConfig()
+
+
+class Config(BaseSettings):
+    """All settings, validated. Build it with `load`."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        hide_input_in_errors=True,
+    )
+
+    server: ServerConfig = ServerConfig()
+    database: DatabaseConfig = DatabaseConfig()
+    bmc: BmcConfig = BmcConfig()
+    deploy: DeployConfig = DeployConfig()
+    security: SecurityConfig = SecurityConfig()
+    profile: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,47}$")], ProfileConfig] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The files arrive merged, as the initial values; the environment wins over them.
+        return env_settings, init_settings
+
+    @property
+    def data_dir(self) -> Path:
+        """Where everything that must survive a restart is kept: `/var/lib/baremetal` for root, else below the home."""
+        if self.server.data_dir:
+            return Path(self.server.data_dir).expanduser().absolute()
+        if os.geteuid() == 0:
+            return Path("/var/lib/baremetal")
+        home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+        return Path(home).expanduser() / "baremetal"
+
+    @property
+    def media_dir(self) -> Path:
+        """One folder per profile, with kernels, initrds and installer trees."""
+        return self.data_dir / "media"
+
+    @property
+    def templates_dir(self) -> Path:
+        """The operator's own answer templates (`kickstart/`, `preseed/`), which shadow the shipped ones."""
+        return self._path(self.server.templates_dir, "templates")
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy's URL of the database; SQLite in the data directory unless told otherwise."""
+        return self.database.url or f"sqlite:///{self.data_dir / 'baremetal.sqlite3'}"
+
+    @property
+    def key_file(self) -> Path:
+        """The key that BMC credentials are sealed with; 0600."""
+        return self._path(self.security.key_file, "secret.key")
+
+    @property
+    def token_file(self) -> Path:
+        """The control token made at the first start, which the command line picks up; 0600."""
+        return self._path(self.security.token_file, "control.token")
+
+    def _path(self, given: str, default: str) -> Path:
+        return Path(given).expanduser().absolute() if given else self.data_dir / default

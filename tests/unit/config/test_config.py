@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from baremetal.config import Config, ProfileConfig, is_loopback, load, split_listen
+from baremetal.config.lines import find_line
+from baremetal.errors import Invalid
+from baremetal.lifecycle.model import Budgets, Limits
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "config.toml"
+
+
+def refused(file: Path, text: str) -> str:
+    file.write_text(text)
+    with pytest.raises(Invalid) as caught:
+        load(file)
+    assert caught.value.code == "BM506"
+    return str(caught.value).replace(str(file), "FILE")
+
+
+# ---- the shipped file
+
+
+def test_the_shipped_file_shows_every_key_with_its_default() -> None:
+    shown = tomllib.loads((ROOT / "config.toml").read_text())
+    del shown["profile"]
+    defaults = Config.model_construct().model_dump(mode="json")
+    del defaults["profile"]
+    assert shown == defaults
+
+
+def test_the_shipped_file_is_valid_and_describes_the_shipped_profiles() -> None:
+    config = load(ROOT / "config.toml")
+    assert set(config.profile) == {"tiny", "centos7", "rocky9", "debian12", "debian13"}
+    assert config.profile["tiny"].budgets.boot_s == 300.0
+
+
+def test_budgets_and_limits_are_those_of_the_core() -> None:
+    config = Config.model_construct()
+    assert config.deploy.budgets.model_dump() == dataclasses.asdict(Budgets())
+    assert config.deploy.limits.model_dump() == dataclasses.asdict(Limits())
+    assert set(ProfileConfig.model_fields["budgets"].default.model_dump()) == set(
+        dataclasses.asdict(Budgets())
+    )
+
+
+# ---- sources
+
+
+def test_later_sources_win_key_by_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system, local = tmp_path / "etc.toml", tmp_path / "local.toml"
+    system.write_text('[server]\nboot_listen = "10.0.0.1:80"\nlog_level = "debug"\n[bmc]\nread_s = 7\n')
+    local.write_text('[server]\nlog_level = "warning"\n[profile.tiny]\ntitle = "Mine"\n')
+    monkeypatch.setenv("BAREMETAL_BMC__READ_S", "9")
+    monkeypatch.setenv("BAREMETAL_DEPLOY__BUDGETS__BOOT_S", "60")
+    config = load(system=system, local=local)
+    assert config.server.boot_listen == "10.0.0.1:80"
+    assert config.server.log_level == "warning"
+    assert config.bmc.read_s == 9.0
+    assert config.bmc.write_s == 35.0
+    assert config.deploy.budgets.boot_s == 60.0
+    assert config.deploy.budgets.install_s == 5400.0
+    assert config.profile["tiny"].title == "Mine"
+    assert config.profile["tiny"].template == "tiny.ks.j2"
+    assert "rocky9" in config.profile
+
+
+def test_a_named_file_takes_the_place_of_the_others(tmp_path: Path, file: Path) -> None:
+    file.write_text('[server]\nlog_level = "debug"\n')
+    ignored = tmp_path / "ignored.toml"
+    ignored.write_text("not toml at all")
+    assert load(file, system=ignored, local=ignored).server.log_level == "debug"
+
+
+def test_without_any_file_the_defaults_and_the_shipped_profiles_hold(tmp_path: Path) -> None:
+    config = load(system=tmp_path / "none", local=tmp_path / "none")
+    assert config.server == Config.model_construct().server
+    assert "tiny" in config.profile
+
+
+def test_paths_are_relative_to_their_file(file: Path) -> None:
+    file.write_text('[server]\ndata_dir = "data"\n[security]\nkey_file = "/run/key"\n')
+    config = load(file)
+    assert config.data_dir == file.parent / "data"
+    assert config.media_dir == file.parent / "data" / "media"
+    assert config.templates_dir == file.parent / "data" / "templates"
+    assert config.database_url == f"sqlite:///{file.parent}/data/baremetal.sqlite3"
+    assert config.key_file == Path("/run/key")
+    assert config.token_file == file.parent / "data" / "control.token"
+
+
+def test_variables_that_belong_to_the_command_line_are_left_alone(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BAREMETAL_BMC_PASSWORD", "hunter2")
+    monkeypatch.setenv("BAREMETAL_TOKEN", "abc")
+    file.write_text("")
+    assert "hunter2" not in repr(load(file))
+
+
+# ---- what is wrong, and where
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            '[server]\n\nboot_lisen = "0.0.0.0:80"\n',
+            "FILE:3: unknown key 'server.boot_lisen', did you mean 'boot_listen'?",
+        ),
+        ("[bmc]\nread_s = 1\n[deplyo]\n", "FILE:3: unknown key 'deplyo', did you mean 'deploy'?"),
+        (
+            "[deploy]\nbudgets = { boot_s = 1, boots_s = 2 }\n",
+            "FILE:2: unknown key 'deploy.budgets.boots_s', did you mean 'boot_s'?",
+        ),
+        (
+            "deploy.limits.max_serve = 2\n",
+            "FILE:1: unknown key 'deploy.limits.max_serve', did you mean 'max_serves'?",
+        ),
+        (
+            '[profile.mine]\nfamily = "kickstart"\nkernal = "k"\n',
+            "FILE:3: unknown key 'profile.mine.kernal', did you mean 'kernel'?",
+        ),
+        ("[database]\npassword = 1\n", "FILE:2: unknown key 'database.password'. Known here: url"),
+        ("[server\n", "FILE:1: not TOML:"),
+        ('[server]\nboot_listen = "0.0.0.0"\n', "FILE:2: server.boot_listen: not HOST:PORT"),
+        ("[bmc]\nread_s = 0\n", "FILE:2: bmc.read_s: Input should be greater than 0"),
+        ('[bmc]\nread_s = "soon"\n', "FILE:2: bmc.read_s: Input should be a valid number"),
+        (
+            '[server]\npublic_url = "10.0.0.1:8080"\n',
+            "FILE:2: server.public_url: not an http:// or https:// URL",
+        ),
+        ('[deploy]\nssh_authorized_keys = ["a\\nb"]\n', "FILE:2: deploy.ssh_authorized_keys.0: not one line"),
+        ('[profile.mine]\nfamily = "kickstart"\n', "FILE:1: profile.mine.kernel: is missing"),
+        (
+            '[profile.mine]\nfamily = "winnt"\n',
+            "FILE:2: profile.mine.family: Input should be 'kickstart' or 'preseed'",
+        ),
+        (
+            '[server]\ncontrol_listen = "0.0.0.0:8000"\n',
+            "FILE:2: the control app would answer on 0.0.0.0:8000",
+        ),
+        (
+            '[server]\ncontrol_tls_cert = "a.pem"\n',
+            "FILE:2: server.control_tls_cert and server.control_tls_key go",
+        ),
+    ],
+)
+def test_complaints_name_the_line_and_the_nearest_key(file: Path, text: str, says: str) -> None:
+    assert refused(file, text).startswith(says)
+
+
+def test_a_complaint_about_a_password_does_not_repeat_it(file: Path) -> None:
+    assert "hunter2" not in refused(file, '[server]\npublic_url = "http://root:hunter2@h"\n')
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match=r"there is no configuration file .*nowhere\.toml"):
+        load(tmp_path / "nowhere.toml")
+
+
+def test_complaints_name_the_variable(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("")
+    monkeypatch.setenv("BAREMETAL_SERVER__BOOT_LISEN", "x")
+    with pytest.raises(
+        Invalid, match=r"BAREMETAL_SERVER__BOOT_LISEN .* did you mean BAREMETAL_SERVER__BOOT_LISTEN\?"
+    ):
+        load(file)
+    monkeypatch.delenv("BAREMETAL_SERVER__BOOT_LISEN")
+    monkeypatch.setenv("BAREMETAL_SERVER__BOOT_LISTEN", "x")
+    with pytest.raises(Invalid, match=r"environment variable BAREMETAL_SERVER__BOOT_LISTEN: .*not HOST:PORT"):
+        load(file)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[security]\nallow_public_control = true\n[server]\n",
+        '[server]\ncontrol_tls_cert="c"\ncontrol_tls_key="k"\n',
+    ],
+)
+def test_control_beyond_the_loopback_needs_tls_or_words(file: Path, said: str) -> None:
+    file.write_text(f'{said}control_listen = "0.0.0.0:8000"\n')
+    assert load(file).server.control_listen == "0.0.0.0:8000"
+
+
+# ---- small parts
+
+
+def test_finds_lines_in_every_form_a_key_can_have() -> None:
+    text = '''a = 1
+[b]
+"c" = """
+d = 2
+"""
+d = 3
+e.f = 4
+[b.g]
+h = { i = 5, j = { k = 6 } }
+[[l]]
+m = 7
+'''
+    assert find_line(text, ["a"]) == 1
+    assert find_line(text, ["b", "c"]) == 3
+    assert find_line(text, ["b", "d"]) == 6
+    assert find_line(text, ["b", "e", "f"]) == 7
+    assert find_line(text, ["b", "g"]) == 8
+    assert find_line(text, ["b", "g", "h", "j", "k"]) == 9
+    assert find_line(text, ["l", "m"]) == 11
+    assert find_line(text, ["z"]) is None
+
+
+def test_listeners() -> None:
+    assert split_listen("127.0.0.1:0") == ("127.0.0.1", 0)
+    assert split_listen("[::1]:8000") == ("::1", 8000)
+    for bad in ("8000", ":8000", "::1:8000", "h:65536", "h:x"):
+        with pytest.raises(ValueError):
+            split_listen(bad)
+    assert is_loopback("127.0.0.1:1")
+    assert is_loopback("[::1]:1")
+    assert is_loopback("localhost:1")
+    assert not is_loopback("0.0.0.0:1")
+    assert not is_loopback("example.net:1")
+
+
+def test_every_section_refuses_what_it_does_not_know() -> None:
+    def sections(model: type[BaseModel]) -> None:
+        assert model.model_config["extra"] == "forbid", model
+        for field in model.model_fields.values():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                sections(field.annotation)
+
+    sections(Config)
+    sections(ProfileConfig)
