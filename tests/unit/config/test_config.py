@@ -71,7 +71,7 @@ def test_later_sources_win_key_by_key(tmp_path: Path, monkeypatch: pytest.Monkey
     assert config.deploy.budgets.boot_s == 60.0
     assert config.deploy.budgets.install_s == 5400.0
     assert config.profile["tiny"].title == "Mine"
-    assert config.profile["tiny"].template == "tiny.ks.j2"
+    assert config.profile["tiny"].template == "kickstart/tiny.ks.j2"
     assert "rocky9" in config.profile
 
 
