@@ -1,0 +1,197 @@
+"""Rendering: frozen templates and a context make the bytes that a machine is served.
+
+Owns compiling (once per frozen set, by its digest), running within a budget, and turning whatever goes wrong into
+an error that names file, line and variable: BM203 for an undefined or unset variable, BM204 for the rest.
+Deliberately unknown: windows, tokens, who asked.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from jinja2 import DictLoader, Template, TemplateSyntaxError, UndefinedError
+from jinja2.exceptions import TemplateError
+
+from baremetal.errors import Invalid
+from baremetal.netboot.context import Context, check_plain
+from baremetal.netboot.filters import FILTERS
+from baremetal.netboot.sandbox import BUDGET, MAX_OUTPUT, Budget, Overrun, Sandbox, Unset
+from baremetal.netboot.templates import INSTALL_SCRIPT, KERNEL_ARGS, Frozen
+from baremetal.netboot.tokens import mask_tokens
+from baremetal.netboot.variables import kernel_words
+
+_KEPT = 128  # compiled sets of templates; a fleet uses a handful of profiles at a time
+_UNDEFINED = re.compile(r"(?:'(?P<name>[^']+)' is undefined|has no attribute '(?P<key>[^']+)')\Z")
+_PRINTED = re.compile(r"\{\{-?\s*([A-Za-z_][\w.]*)")
+
+
+class Compiled:
+    """One frozen set of texts, compiled when first used."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._texts = texts
+        self._sandbox = Sandbox(FILTERS, loader=DictLoader(dict(texts)), cache_size=-1)
+
+    def render(self, name: str, values: dict[str, Any]) -> str:
+        """Render one template of the set. Raises Invalid with file, line and variable."""
+        try:
+            return _run(self._sandbox.get_template(name), values)
+        except Exception as error:
+            raise self._explain(error, name, values) from error
+
+    def _explain(self, error: Exception, name: str, values: Mapping[str, Any]) -> Exception:
+        if isinstance(error, TemplateSyntaxError):
+            return Invalid(str(error.message), code="BM204", file=error.name or name, line=error.lineno)
+        file, line = _place(error.__traceback__, self._sandbox)
+        file = file or name
+        source = self._line(file, line)
+        if isinstance(error, UndefinedError):
+            return _undefined(str(error), file, line, source, values)
+        if isinstance(error, Unset):
+            variable = next((v for v in _PRINTED.findall(source) if _lookup(values, v) is None), None)
+            return Invalid(
+                f"{variable or 'a value'} is not set but printed",
+                code="BM203",
+                file=file,
+                line=line,
+                variable=variable,
+                seen=source or None,
+                fix="set it, give it a default, or ask {% if … %} first",
+            )
+        if isinstance(error, Invalid):
+            seen = error.seen and mask_tokens(error.seen)
+            return Invalid(
+                error.what,
+                code="BM204",
+                file=file,
+                line=line,
+                variable=error.variable,
+                seen=seen,
+                fix=error.fix,
+            )
+        if isinstance(error, (Overrun, TemplateError, RecursionError)):
+            return Invalid(mask_tokens(str(error)), code="BM204", file=file, line=line, seen=source or None)
+        what = f"{type(error).__name__}: {mask_tokens(str(error))[:200]}"
+        return Invalid(what, code="BM204", file=file, line=line, seen=source or None)
+
+    def _line(self, file: str, line: int | None) -> str:
+        lines = self._texts.get(file, "").splitlines()
+        return lines[line - 1].strip()[:120] if line and line <= len(lines) else ""
+
+
+class _Shelf:
+    """The compiled sets kept, by digest; the least recently used one goes first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, Compiled] = OrderedDict()
+
+    def get(self, frozen: Frozen) -> Compiled:
+        with self._lock:
+            found = self._kept.get(frozen.digest)
+            if found is None:
+                found = self._kept[frozen.digest] = Compiled(frozen.texts)
+                while len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+            else:
+                self._kept.move_to_end(frozen.digest)
+            return found
+
+
+_SHELF = _Shelf()
+
+
+def render_answer(frozen: Frozen, file: str, context: Context) -> str:
+    """Render one answer file of a run, such as `ks.cfg`. Raises KeyError for a file that the profile has not."""
+    return _SHELF.get(frozen).render(frozen.files[file], context.values())
+
+
+def render_install_script(frozen: Frozen, context: Context) -> str:
+    """Render the iPXE script that starts this run's installer; it holds the fetch token and no other secret."""
+    compiled = _SHELF.get(frozen)
+    return compiled.render(INSTALL_SCRIPT, _with_kernel_line(compiled, context))
+
+
+def render_kernel_args(frozen: Frozen, context: Context) -> str:
+    """Render the profile's own kernel arguments, checked word by word."""
+    return _own_args(_SHELF.get(frozen), context.values(secret=False))
+
+
+def render_text(text: str, name: str, values: Mapping[str, Any]) -> str:
+    """Render one stand-alone text over plain values; `name` is what errors call it."""
+    plain = dict(values)
+    check_plain(plain)
+    return _SHELF.get(Frozen({}, {name: text})).render(name, plain)
+
+
+def _with_kernel_line(compiled: Compiled, context: Context) -> dict[str, Any]:
+    values = context.values(secret=False)
+    return {**values, "kernel_line": _own_args(compiled, values)}
+
+
+def _own_args(compiled: Compiled, values: dict[str, Any]) -> str:
+    text = compiled.render(KERNEL_ARGS, values)
+    try:
+        return kernel_words(text)
+    except Invalid as error:
+        raise Invalid(error.what, code="BM204", file=KERNEL_ARGS, seen=error.seen, fix=error.fix) from error
+
+
+def _run(template: Template, values: dict[str, Any]) -> str:
+    token = BUDGET.set(Budget())
+    try:
+        parts: list[str] = []
+        length = 0
+        for part in template.root_render_func(template.new_context(values)):
+            length += len(part)
+            if length > MAX_OUTPUT:
+                raise Overrun(f"more than {MAX_OUTPUT} characters of output")
+            parts.append(part)
+        return "".join(parts)
+    finally:
+        BUDGET.reset(token)
+
+
+def _place(traceback: TracebackType | None, sandbox: Sandbox) -> tuple[str | None, int | None]:
+    """Find the innermost template frame: compiled templates carry themselves in their globals."""
+    file: str | None = None
+    line: int | None = None
+    while traceback is not None:
+        template = traceback.tb_frame.f_globals.get("__jinja_template__")
+        if template is None and traceback.tb_frame.f_globals.get("environment") is sandbox:
+            name = traceback.tb_frame.f_globals.get("name")
+            template = sandbox.get_template(name) if name else None
+        if template is not None:
+            file, line = template.name, template.get_corresponding_lineno(traceback.tb_lineno)
+        traceback = traceback.tb_next
+    return file, line
+
+
+def _undefined(text: str, file: str, line: int | None, source: str, values: Mapping[str, Any]) -> Invalid:
+    found = _UNDEFINED.search(text)
+    variable = (found["name"] or found["key"]) if found else None
+    near = difflib.get_close_matches(variable or "", [name for name in values if name != "vars"], n=1)
+    return Invalid(
+        f"undefined variable {variable}" if variable else text,
+        code="BM203",
+        file=file,
+        line=line,
+        variable=variable,
+        seen=source or None,
+        fix=f"did you mean {near[0]}?" if near else "set it with --var, or in the profile's vars",
+    )
+
+
+def _lookup(values: Mapping[str, Any], path: str) -> Any:
+    value: Any = values
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return ...
+        value = value[key]
+    return value
