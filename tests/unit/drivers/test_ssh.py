@@ -1,0 +1,280 @@
+"""`check_login` against a real SSH server (paramiko's own) on the loopback, and against servers that misbehave."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import paramiko
+import pytest
+
+from baremetal.drivers.ssh import ANSWER_CAP, check_login, generate_keypair
+from baremetal.errors import LoginError
+
+OWN = generate_keypair()
+HOST = generate_keypair("host")
+OTHER = generate_keypair("other")
+
+
+def private(pair_private: str) -> paramiko.PKey:
+    return paramiko.Ed25519Key.from_private_key(io.StringIO(pair_private))
+
+
+class ForcedCommand(paramiko.ServerInterface):
+    """An sshd whose only key is bound to a forced command: whatever is asked, it prints the run."""
+
+    def __init__(self, prints: bytes, status: int | None, key: str = OWN.private) -> None:
+        self.prints = prints
+        self.status = status
+        self.key = private(key)
+        self.offered: list[str] = []
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey"
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        self.offered.append(key.fingerprint)
+        good = username == "root" and key == self.key
+        return paramiko.common.AUTH_SUCCESSFUL if good else paramiko.common.AUTH_FAILED
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return paramiko.common.OPEN_SUCCEEDED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        # a little later: paramiko's server sends the "yes" to this request only after it returns
+        later = threading.Timer(0.05, self.run, args=(channel,))
+        later.daemon = True
+        later.start()
+        return True
+
+    def run(self, channel: paramiko.Channel) -> None:
+        try:
+            channel.sendall(self.prints)
+            if self.status is None:
+                return  # hang: say something and never finish
+            if self.status:
+                channel.sendall_stderr(b"cat: /etc/baremetal/run: No such file or directory\n")
+            channel.send_exit_status(self.status)
+            channel.close()
+        except (OSError, EOFError, paramiko.SSHException):
+            pass  # the client has heard enough
+
+
+@contextmanager
+def listening(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Serve each connection in a thread, on a free port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    accepted: list[socket.socket] = []
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            accepted.append(connection)
+            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(5)
+        for connection in accepted:
+            connection.close()
+
+
+@contextmanager
+def sshd(
+    prints: bytes = b"bm-1/7\n", status: int | None = 0, host: str = HOST.private, accepts: str = OWN.private
+) -> Iterator[tuple[int, ForcedCommand]]:
+    command = ForcedCommand(prints, status, accepts)
+    transports: list[paramiko.Transport] = []
+
+    def serve(connection: socket.socket) -> None:
+        transport = paramiko.Transport(connection)
+        transports.append(transport)
+        transport.add_server_key(private(host))
+        try:
+            transport.start_server(server=command)
+        except (paramiko.SSHException, EOFError, OSError):
+            pass  # the client turned away
+
+    with listening(serve) as port:
+        try:
+            yield port, command
+        finally:
+            for transport in transports:
+                transport.close()
+
+
+def login(port: int, deadline_s: float = 10, **more: object) -> str:
+    asked: dict[str, object] = {"private_key": OWN.private, "host_keys": [HOST.public], "user": "root"} | more
+    return check_login("127.0.0.1", port, deadline_s=deadline_s, **asked)  # type: ignore[arg-type]
+
+
+def test_returns_what_the_forced_command_printed() -> None:
+    with sshd() as (port, _):
+        assert login(port) == "bm-1/7\n"
+
+
+def test_finds_the_right_one_among_the_reported_host_keys() -> None:
+    ecdsa = paramiko.ECDSAKey.generate()
+    rsa = paramiko.RSAKey.generate(2048)
+    reported = [
+        f"ssh-rsa {rsa.get_base64()} root@bm-1",
+        f"{ecdsa.get_name()} {ecdsa.get_base64()} root@bm-1",
+        "sk-ssh-ed25519@openssh.com AAAAGnNr root@bm-1",
+        "garbage",
+        "ssh-ed25519 not*base64",
+        HOST.public,
+    ]
+    with sshd() as (port, _):
+        assert login(port, host_keys=reported) == "bm-1/7\n"
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_speaks_with_servers_that_have_other_kinds_of_host_key(kind: str) -> None:
+    key = paramiko.RSAKey.generate(2048) if kind == "rsa" else paramiko.ECDSAKey.generate()
+
+    def serve(connection: socket.socket) -> None:
+        transport = paramiko.Transport(connection)
+        transport.add_server_key(key)
+        transport.start_server(server=ForcedCommand(b"bm-1/7\n", 0))
+
+    with listening(serve) as port:
+        assert login(port, host_keys=[f"{key.get_name()} {key.get_base64()} x"]) == "bm-1/7\n"
+
+
+def test_a_wrong_host_key_is_refused_before_our_key_is_offered() -> None:
+    with sshd(host=OTHER.private) as (port, command):
+        with pytest.raises(
+            LoginError, match="host key that the installer of this run did not report"
+        ) as caught:
+            login(port)
+        assert command.offered == []
+    assert not caught.value.transient
+    assert caught.value.code == "BM404"
+    assert caught.value.seen == private(OTHER.private).fingerprint
+
+
+@pytest.mark.parametrize("host_keys", [[], ["garbage", "sk-ssh-ed25519@openssh.com AAAAGnNr x"]])
+def test_without_a_pinned_host_key_nothing_is_tried(host_keys: list[str]) -> None:
+    with sshd() as (port, command):
+        with pytest.raises(LoginError, match="no usable host key is known") as caught:
+            login(port, host_keys=host_keys)
+        assert command.offered == []
+    assert not caught.value.transient
+
+
+def test_a_refused_key_is_final() -> None:
+    with (
+        sshd(accepts=OTHER.private) as (port, _),
+        pytest.raises(LoginError, match="refused our key for root") as caught,
+    ):
+        login(port)
+    assert not caught.value.transient
+    assert caught.value.code == "BM405"
+
+
+def test_a_failing_command_is_final_and_shows_what_it_said() -> None:
+    with sshd(prints=b"", status=1) as (port, _), pytest.raises(LoginError, match="status 1") as caught:
+        login(port)
+    assert not caught.value.transient
+    assert "No such file" in str(caught.value)
+
+
+def test_a_flood_is_cut_off() -> None:
+    with (
+        sshd(prints=b"x" * 1_000_000) as (port, _),
+        pytest.raises(LoginError, match=f"more than {ANSWER_CAP}"),
+    ):
+        login(port)
+
+
+def test_as_much_as_the_cap_is_fine() -> None:
+    with sshd(prints=b"x" * ANSWER_CAP) as (port, _):
+        assert login(port) == "x" * ANSWER_CAP
+
+
+def test_a_closed_port_is_transient() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(LoginError, match="no SSH answer from") as caught:
+        login(port)
+    assert caught.value.transient
+    assert caught.value.code == "BM403"
+
+
+def silent(connection: socket.socket) -> None:
+    connection.recv(1)
+    time.sleep(5)
+
+
+def hangs_up(connection: socket.socket) -> None:
+    connection.close()
+
+
+def speaks_http(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    connection.close()
+
+
+def banner_only(connection: socket.socket) -> None:
+    connection.sendall(b"SSH-2.0-dropbear\r\n")
+    time.sleep(5)
+
+
+def dribbles(connection: socket.socket) -> None:
+    try:
+        for _ in range(100):
+            connection.sendall(b"x\r\n")
+            time.sleep(0.05)
+    except OSError:
+        pass  # the client has given up, as it should
+
+
+@pytest.mark.parametrize("serve", [silent, hangs_up, speaks_http, banner_only, dribbles])
+def test_whatever_answers_the_deadline_holds_and_it_is_transient(
+    serve: Callable[[socket.socket], None],
+) -> None:
+    with listening(serve) as port:
+        began = time.monotonic()
+        with pytest.raises(LoginError) as caught:
+            login(port, deadline_s=1)
+        assert time.monotonic() - began < 2.5
+    assert caught.value.transient
+    assert caught.value.code == "BM403"
+
+
+def test_a_command_that_never_ends_is_bounded() -> None:
+    with sshd(status=None) as (port, _):
+        began = time.monotonic()
+        with pytest.raises(LoginError) as caught:
+            login(port, deadline_s=1.5)
+        assert time.monotonic() - began < 3
+    assert caught.value.transient
+
+
+def test_makes_keys_that_openssh_reads_and_does_not_show_the_private_half() -> None:
+    pair = generate_keypair("bm-1/7")
+    assert pair.private.startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
+    kind, data, comment = pair.public.split(" ")
+    assert (kind, comment) == ("ssh-ed25519", "bm-1/7")
+    assert private(pair.private).get_base64() == data
+    assert pair.private not in repr(pair)
+    assert "PRIVATE" not in repr(pair)
+
+
+def test_an_own_key_that_cannot_be_read_is_final_and_not_shown() -> None:
+    with pytest.raises(LoginError, match="our own proof key cannot be read") as caught:
+        login(1, private_key="-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\n")
+    assert not caught.value.transient
+    assert "hunter2" not in str(caught.value)
