@@ -135,8 +135,10 @@ class SimulatedBmc:
 
     # -- logins --
 
-    def log_in(self, user: str, password: str, suite: int | None = None) -> Session:
-        """Open a session without packets. Raises Silence, LoginRefused."""
+    def log_in(
+        self, user: str, password: str, *, suite: int | None = None, wanted: Privilege = Privilege.NONE
+    ) -> Session:
+        """Open a session without packets, at `wanted` or all that the account may. Raises Silence, LoginRefused."""
         self.requests["log-in"] += 1
         if self.is_silent():
             raise Silence
@@ -147,7 +149,7 @@ class SimulatedBmc:
         self._numbers += 1
         session = self.sessions.open(self._numbers, self.knobs, now)
         try:
-            account = self.sessions.identify(session, user, Privilege.NONE, now)
+            account = self.sessions.identify(session, user, wanted, now)
         except LoginRefused:
             self.sessions.close(session.number)
             raise

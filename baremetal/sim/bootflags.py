@@ -105,11 +105,11 @@ class BootOptions:
         first = self._values[5][0]
         if not first & VALID or first & PERSISTENT or not knobs.boot_expiry_s:
             return
-        if self._values[3][0] & _KEEP_WITHOUT_CONTROL and not knobs.ignore_parameter_3:
+        asked_to_keep = self._values[3][0] & _KEEP_WITHOUT_CONTROL
+        if now - self._set_at < knobs.boot_expiry_s or (asked_to_keep and not knobs.ignore_parameter_3):
             return
-        if now - self._set_at >= knobs.boot_expiry_s:
-            self._fire("boot_expiry")
-            self._spend(knobs)
+        self._fire("ignore_parameter_3" if asked_to_keep else "boot_expiry")
+        self._spend(knobs)
 
     def take(self, knobs: Knobs, now: float) -> BootOrder:
         """Do what firmware does at boot: read the override, use up a one-time one, and say what it obeys."""

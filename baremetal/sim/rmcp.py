@@ -86,7 +86,7 @@ class BmcServer(asyncio.DatagramProtocol):
 
     def _receive(self, data: bytes, address: Any) -> None:
         try:
-            reply = self._answer(data, address)
+            reply = self.answer(data, address)
         except (Malformed, Silence) as error:
             self.dropped[type(error).__name__] += 1
             return
@@ -103,7 +103,8 @@ class BmcServer(asyncio.DatagramProtocol):
             reply = self.bmc.rng.randbytes(4)
         self._outward.send(reply, address, self.bmc.knobs.reply_delay_s)
 
-    def _answer(self, data: bytes, address: Any) -> bytes | None:
+    def answer(self, data: bytes, address: Any) -> bytes | None:
+        """Answer one packet, without any network; None for one that asks for nothing. Raises Malformed, Silence."""
         self.bmc.advance()
         if self.bmc.is_silent():
             raise Silence
