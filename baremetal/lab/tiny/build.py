@@ -1,0 +1,315 @@
+"""The tiny system's media, built from Debian packages without root on first use and kept.
+
+Owns what the system consists of: which packages, which files of them, which of our scripts (`system/`). The same initramfs is the
+installer (kernel argument `inst.ks=URL`) and the way to the installed system's root (`root=LABEL=…`). Knows nothing of QEMU.
+
+The installer can be told to fail the way real ones do, by the kernel argument `tiny.fail=MODE`:
+
+| mode | what happens |
+|---|---|
+| `no-disk` | the machine has no disk: the %pre script sees none |
+| `pre` | a %pre script fails before the kickstart's own: %onerror, stops |
+| `hang` | after the %pre scripts (after go) nothing more happens |
+| `panic` | the kernel panics there, and stays so |
+| `reboot` | the machine reboots by itself there |
+| `slow=SECONDS` | waits there, then goes on and ends well |
+| `traceback` | the installer itself crashes there: %traceback, stops |
+| `bad-image` | the image cannot be fetched after partitioning began: %onerror, stops |
+| `silent` | installs, but from the %post scripts on there is no network, in the installed system neither: nobody hears of it |
+| `no-retry` | `curl` tries each call once, whatever it is told |
+| `no-ssh` | the installed system runs no sshd |
+| `no-first-boot` | the installed system never tells of its first boot |
+| `wrong-host-key` | the installed system's sshd has another host key than the one reported |
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import lzma
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from baremetal.errors import LabError
+from baremetal.lab.tiny import cpio, image, packages
+
+FAIL_MODES = (
+    "no-disk", "pre", "hang", "panic", "reboot", "slow=SECONDS", "traceback", "bad-image", "silent", "no-retry", "no-ssh",
+    "no-first-boot", "wrong-host-key",
+)  # fmt: skip
+
+# Kernel arguments that make an emulated machine boot faster; the netbooted installer wants them too.
+KERNEL_ARGS = "console=ttyS0 quiet mitigations=off random.trust_cpu=on"
+
+_KERNEL = "linux-image-cloud-amd64"
+_PACKAGES = ("busybox-static", "dropbear-bin", "grub-efi-amd64-signed", "shim-signed", "syslinux-common")
+_BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio-rng")
+_ROOT_MODULES = ("evdev", "button")
+_SCRIPTS = Path(__file__).parent / "system"
+_LIBRARY_NAME = re.compile(rb"(ld-linux-[\w.-]+|lib[\w+.-]+?\.so[.\d]*)\0")
+
+
+@dataclass(frozen=True, slots=True)
+class TinyMedia:
+    """What a profile serves: kernel and initramfs to netboot, and the compressed disk image that the kickstart names."""
+
+    folder: Path
+    kernel: Path
+    initrd: Path
+    image: Path
+
+
+def build(cache_dir: Path) -> TinyMedia:
+    """Return the media, building them if these scripts and these package versions were not built before.
+
+    Idempotent and safe beside another process doing the same; takes seconds once the packages are fetched. Without apt's lists
+    the newest earlier build of the same scripts is returned; if there is none, LabError says what to run.
+    """
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    scripts = _digest_scripts()
+    try:
+        wanted = _locate_packages()
+    except LabError:
+        earlier = [_media(folder) for folder in cache_dir.glob(f"{scripts}-*") if folder.is_dir()]
+        if not earlier:
+            raise
+        return max(earlier, key=lambda media: media.folder.stat().st_mtime)
+    versions = hashlib.sha256("\n".join(f"{each.file} {each.digest}" for each in wanted).encode()).hexdigest()
+    folder = cache_dir / f"{scripts}-{versions[:12]}"
+    with _locked(cache_dir / "lock"):
+        if not folder.is_dir():
+            _build_beside(folder, packages.fetch(wanted, cache_dir / "packages"))
+    return _media(folder)
+
+
+def _media(folder: Path) -> TinyMedia:
+    return TinyMedia(folder, folder / "vmlinuz", folder / "initrd", folder / "image.gz")
+
+
+def _digest_scripts() -> str:
+    digest = hashlib.sha256()
+    here = Path(__file__).parent
+    for path in sorted([*here.glob("*.py"), *_SCRIPTS.iterdir()]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _locate_packages() -> tuple[packages.Package, ...]:
+    kernels = [name for name in packages.depends_of(_KERNEL) if name.startswith("linux-image-")]
+    libraries = packages.depends_of("dropbear-bin")
+    # libtomcrypt's own number library is the one indirect dependency.
+    indirect = [name for name in packages.depends_of("libtomcrypt1") if name.startswith("lib")]
+    if not kernels:
+        raise LabError(f"apt knows no {_KERNEL}", fix="run: apt-get update")
+    return packages.locate(sorted({kernels[0], *libraries, *indirect, *_PACKAGES}))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build_beside(folder: Path, files: Iterable[Path]) -> None:
+    work = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
+    try:
+        unpacked = work / "unpacked"
+        packages.unpack(tuple(files), unpacked)
+        finished = work / "finished"
+        finished.mkdir()
+        _assemble(unpacked, work, finished)
+        finished.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _assemble(unpacked: Path, work: Path, finished: Path) -> None:
+    media = _media(finished)
+    modules = {path.name.split(".")[0]: path for path in (unpacked / "lib/modules").rglob("*.ko*")}
+    shutil.copyfile(_only(unpacked / "boot", "vmlinuz-*"), media.kernel)
+
+    initramfs = work / "initramfs"
+    _lay_out_initramfs(initramfs, unpacked, modules)
+    media.initrd.write_bytes(cpio.pack_folder(initramfs))
+    root = work / "root"
+    _lay_out_root(root, unpacked, modules)
+
+    raw = work / "disk"
+    boot = image.BootFiles(
+        kernel=media.kernel,
+        initrd=media.initrd,
+        shim=unpacked / "usr/lib/shim/shimx64.efi.signed",
+        grub=unpacked / "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed",
+        mbr_code=unpacked / "usr/lib/syslinux/mbr/mbr.bin",
+        cmdline=f"root=LABEL={image.ROOT_LABEL} {KERNEL_ARGS}",
+    )
+    image.write_image(raw, boot, root, work)
+    image.compress(raw, media.image)
+
+
+def _lay_out_initramfs(folder: Path, unpacked: Path, modules: dict[str, Path]) -> None:
+    _lay_out_busybox(folder, unpacked)
+    for name in ("dev", "proc", "sys", "mnt/sysroot", "tmp", "run", "etc"):
+        (folder / name).mkdir(parents=True)
+    order = _copy_modules(_BOOT_MODULES, modules, folder / "lib/modules")
+    (folder / "lib/modules/order").write_text("".join(f"{name}\n" for name in order))
+    _install(
+        folder,
+        {"init": "init", "installer": "sbin/installer", "dhcp-event": "sbin/dhcp-event", "curl": "bin/curl"},
+    )
+    shutil.copyfile(_SCRIPTS / "kickstart.awk", folder / "lib/kickstart.awk")
+
+
+def _lay_out_root(folder: Path, unpacked: Path, modules: dict[str, Path]) -> None:
+    _lay_out_busybox(folder, unpacked)
+    for name in (
+        "dev",
+        "proc",
+        "sys",
+        "mnt",
+        "tmp",
+        "run",
+        "boot",
+        "etc/ssh",
+        "etc/dropbear",
+        "etc/baremetal",
+        "var/log",
+    ):
+        (folder / name).mkdir(parents=True)
+    (folder / "root/.ssh").mkdir(parents=True)
+    (folder / "var/lib/tiny").mkdir(parents=True)
+    for name in ("root", "root/.ssh"):
+        (folder / name).chmod(0o700)
+    _copy_modules(_ROOT_MODULES, modules, folder / "lib/modules")
+    for tool in ("usr/sbin/dropbear", "usr/bin/dropbearkey"):
+        _copy_with_libraries(unpacked, tool, folder)
+    _install(
+        folder,
+        {
+            "inittab": "etc/inittab",
+            "rc": "etc/tiny/rc",
+            "sshd": "etc/tiny/sshd",
+            "power-button": "etc/tiny/power-button",
+            "power-off": "etc/acpi/PWRF/00000080",
+            "dhcp-event": "sbin/dhcp-event",
+            "curl": "bin/curl",
+            "ssh-keygen": "usr/bin/ssh-keygen",
+        },
+    )
+    for name, text in {
+        "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
+        "etc/group": "root:x:0:\n",
+        "etc/shells": "/bin/sh\n",
+        "etc/hostname": "tiny\n",
+        "etc/hosts": "127.0.0.1 localhost\n",
+        "etc/os-release": 'ID=tiny\nNAME="tiny lab system"\n',
+    }.items():
+        (folder / name).write_text(text)
+    shadow = folder / "etc/shadow"
+    shadow.write_text("root:*:20000:0:99999:7:::\n")
+    shadow.chmod(0o600)
+
+
+def _lay_out_busybox(folder: Path, unpacked: Path) -> None:
+    binary = _first(unpacked, ("usr/bin/busybox", "bin/busybox"))
+    for name in ("bin", "sbin", "usr/bin", "usr/sbin"):
+        (folder / name).mkdir(parents=True)
+    shutil.copyfile(binary, folder / "bin/busybox")
+    (folder / "bin/busybox").chmod(0o755)
+    listing = subprocess.run(
+        [binary, "--list-full"], capture_output=True, text=True, timeout=20, check=True
+    ).stdout
+    for name in listing.split():
+        link = folder / name
+        if not link.parent.is_dir() or link.exists():
+            continue
+        link.symlink_to("/bin/busybox")
+    (folder / "bin/sh").unlink(missing_ok=True)
+    (folder / "bin/sh").symlink_to("/bin/busybox")
+
+
+def _copy_modules(names: Iterable[str], modules: dict[str, Path], folder: Path) -> list[str]:
+    """Copy modules with all they depend on, uncompressed; return the file names in loading order."""
+    folder.mkdir(parents=True)
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        if f"{name}.ko" in order:
+            return
+        path = modules.get(name) or modules.get(name.replace("_", "-"))
+        if path is None:
+            raise LabError(f"the kernel package has no module {name}")
+        data = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+        depends = re.search(rb"\0depends=([\w,-]*)\0", data)
+        for needed in depends[1].decode().split(",") if depends else ():
+            if needed:
+                add(needed)
+        (folder / f"{name}.ko").write_bytes(data)
+        order.append(f"{name}.ko")
+
+    for name in names:
+        add(name)
+    return order
+
+
+def _copy_with_libraries(unpacked: Path, tool: str, folder: Path) -> None:
+    target = folder / tool
+    shutil.copyfile(unpacked / tool, target)
+    target.chmod(0o755)
+    available = {
+        path.name: path
+        for path in sorted(unpacked.rglob("*.so*"))
+        if path.parent.name in ("x86_64-linux-gnu", "lib64", "lib")
+    }
+    waiting = [target]
+    while waiting:
+        # A name in the dynamic string table that one of the packages provides is a library needed.
+        for match in _LIBRARY_NAME.finditer(waiting.pop().read_bytes()):
+            name = match[1].decode()
+            source = available.get(name)
+            if source is None:
+                continue
+            place = "lib64" if name.startswith("ld-linux") else "lib/x86_64-linux-gnu"
+            copy = folder / place / name
+            if copy.exists():
+                continue
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.resolve() if source.is_symlink() else source, copy)
+            copy.chmod(0o755)
+            waiting.append(copy)
+    loader = next((folder / "lib64").iterdir())
+    check = [loader, "--library-path", folder / "lib/x86_64-linux-gnu", "--list", target]
+    listing = subprocess.run(check, capture_output=True, text=True, timeout=20, check=False)
+    if listing.returncode != 0 or "not found" in listing.stdout:
+        raise LabError(f"{tool} lacks a library", seen=(listing.stderr or listing.stdout).strip())
+
+
+def _install(folder: Path, scripts: dict[str, str]) -> None:
+    for script, place in scripts.items():
+        target = folder / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        shutil.copyfile(_SCRIPTS / script, target)
+        target.chmod(0o755)
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = list(folder.glob(pattern))
+    if len(found) != 1:
+        raise LabError(f"expected one {pattern} in the kernel package, found {len(found)}")
+    return found[0]
+
+
+def _first(folder: Path, names: Iterable[str]) -> Path:
+    for name in names:
+        if os.path.lexists(folder / name):
+            return folder / name
+    raise LabError(f"the busybox package has none of {', '.join(names)}")

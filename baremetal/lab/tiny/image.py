@@ -1,0 +1,156 @@
+"""The disk image that the tiny installer writes: one partition that BIOS and UEFI boot from, one that holds the root filesystem.
+
+Made without root and without loop devices: mtools and syslinux write into the FAT partition at its offset, mke2fs fills the root
+from a folder, debugfs gives its files to root. Knows disks and boot loaders; what is in the root filesystem is the caller's.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from baremetal.errors import LabError
+
+_SECTOR = 512
+_MIB = 1024 * 1024
+_BOOT_START = _MIB
+_BOOT_BYTES = 28 * _MIB
+_ROOT_START = _BOOT_START + _BOOT_BYTES
+_ROOT_BYTES = 16 * _MIB
+_MBR_CODE_BYTES = 440
+_TYPE_ESP = 0xEF  # firmware of both kinds takes it: BIOS looks at the active flag only
+_TYPE_LINUX = 0x83
+
+ROOT_LABEL = "tiny-root"
+
+# The Debian package that brings each tool this module runs on the building machine.
+HOST_TOOLS = {
+    "mkfs.vfat": "dosfstools",
+    "mcopy": "mtools",
+    "syslinux": "syslinux",
+    "mke2fs": "e2fsprogs",
+    "debugfs": "e2fsprogs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BootFiles:
+    """What goes into the boot partition; `mbr_code` is syslinux's, `shim` and `grub` are the signed ones."""
+
+    kernel: Path
+    initrd: Path
+    shim: Path
+    grub: Path
+    mbr_code: Path
+    cmdline: str
+
+
+def write_image(target: Path, boot: BootFiles, root: Path, work: Path) -> None:
+    """Write the raw disk image to `target`. Raises LabError naming the package of a missing tool."""
+    missing = sorted({package for tool, package in HOST_TOOLS.items() if _find(tool) is None})
+    if missing:
+        raise LabError(
+            f"the tiny system cannot be built without {', '.join(missing)}",
+            fix=f"run: apt-get install --no-install-recommends {' '.join(missing)}",
+        )
+    with target.open("wb") as image:
+        image.write(_master_boot_record(boot.mbr_code.read_bytes()))
+        image.truncate(_ROOT_START + _ROOT_BYTES)
+    _fill_boot_partition(target, boot, work)
+    root_filesystem = work / "root.ext4"
+    _make_root_filesystem(root_filesystem, root, work)
+    with target.open("r+b") as image, root_filesystem.open("rb") as filesystem:
+        image.seek(_ROOT_START)
+        shutil.copyfileobj(filesystem, image, _MIB)
+
+
+def compress(image: Path, target: Path) -> None:
+    """Compress `image` to `target`; the same image gives the same bytes."""
+    with image.open("rb") as source, target.open("wb") as sink:
+        with gzip.GzipFile(filename="", mode="wb", fileobj=sink, compresslevel=6, mtime=0) as packed:
+            shutil.copyfileobj(source, packed, _MIB)
+
+
+def _master_boot_record(code: bytes) -> bytes:
+    entries = _partition(_BOOT_START, _BOOT_BYTES, _TYPE_ESP, active=True)
+    entries += _partition(_ROOT_START, _ROOT_BYTES, _TYPE_LINUX, active=False)
+    head = code[:_MBR_CODE_BYTES].ljust(_MBR_CODE_BYTES, b"\0") + b"tiny" + b"\0\0"
+    return head + entries.ljust(64, b"\0") + b"\x55\xaa"
+
+
+def _partition(start: int, size: int, kind: int, *, active: bool) -> bytes:
+    beyond_chs = b"\xfe\xff\xff"
+    flag = 0x80 if active else 0
+    return struct.pack("<B3sB3sII", flag, beyond_chs, kind, beyond_chs, start // _SECTOR, size // _SECTOR)
+
+
+def _fill_boot_partition(image: Path, boot: BootFiles, work: Path) -> None:
+    blocks = _BOOT_BYTES // 1024
+    offset = str(_BOOT_START // _SECTOR)
+    _run(
+        [
+            "mkfs.vfat",
+            "-n",
+            "TINYBOOT",
+            "-i",
+            "74696e79",
+            "--offset",
+            offset,
+            "-h",
+            offset,
+            str(image),
+            str(blocks),
+        ]
+    )
+    syslinux_config = work / "syslinux.cfg"
+    syslinux_config.write_text(
+        f"DEFAULT tiny\nPROMPT 0\nTIMEOUT 0\nLABEL tiny\nKERNEL /vmlinuz\nINITRD /initrd\nAPPEND {boot.cmdline}\n"
+    )
+    grub_config = work / "grub.cfg"
+    grub_config.write_text(
+        f"set timeout=0\nmenuentry tiny {{\n  linux /vmlinuz {boot.cmdline}\n  initrd /initrd\n}}\n"
+    )
+    _run(["syslinux", "--install", "--offset", str(_BOOT_START), str(image)])
+    drive = f"{image}@@{_BOOT_START}"
+    _run(["mmd", "-i", drive, "::/EFI", "::/EFI/BOOT", "::/EFI/debian"])
+    for source, name in (
+        (boot.kernel, "vmlinuz"),
+        (boot.initrd, "initrd"),
+        (syslinux_config, "syslinux.cfg"),
+        (boot.shim, "EFI/BOOT/BOOTX64.EFI"),
+        (boot.grub, "EFI/BOOT/grubx64.efi"),
+        (grub_config, "EFI/debian/grub.cfg"),
+    ):
+        _run(["mcopy", "-i", drive, str(source), f"::/{name}"])
+
+
+def _make_root_filesystem(target: Path, root: Path, work: Path) -> None:
+    options = "root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0"
+    size = f"{_ROOT_BYTES // 1024}k"
+    _run(["mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", "-N", "1024", "-m", "0", "-J", "size=1", "-L", ROOT_LABEL]
+         + ["-E", options, "-d", str(root), str(target), size])  # fmt: skip
+    # mke2fs keeps the builder's user and group; sshd refuses keys that do not belong to root.
+    names = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*"))]
+    script = work / "owners"
+    script.write_text("".join(f'sif "/{name}" uid 0\nsif "/{name}" gid 0\n' for name in names))
+    _run(["debugfs", "-w", "-f", str(script), str(target)])
+
+
+def _find(tool: str) -> str | None:
+    return shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
+def _run(command: list[str]) -> None:
+    tool = _find(command[0]) or command[0]
+    environment = os.environ | {"LC_ALL": "C", "MTOOLS_SKIP_CHECK": "1"}
+    done = subprocess.run(
+        [tool, *command[1:]], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    if done.returncode != 0:
+        seen = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+        raise LabError(f"{command[0]} failed while building the tiny system's disk image", seen=seen)
