@@ -30,11 +30,7 @@ class Family(StrEnum):
 MAIN_FILE: Final[Mapping[Family, str]] = {Family.KICKSTART: "ks.cfg", Family.PRESEED: "preseed.cfg"}
 MORE_FILES: Final[Mapping[Family, Mapping[str, str]]] = {
     Family.KICKSTART: {},
-    Family.PRESEED: {
-        "early.sh": "preseed/early.sh.j2",
-        "disk.sh": "preseed/disk.sh.j2",
-        "late.sh": "preseed/late.sh.j2",
-    },
+    Family.PRESEED: {"early.sh": "preseed/early.sh.j2"},
 }
 
 

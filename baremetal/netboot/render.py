@@ -21,7 +21,7 @@ from jinja2.exceptions import TemplateError
 from baremetal.errors import Invalid
 from baremetal.netboot.context import Context, check_plain
 from baremetal.netboot.filters import FILTERS
-from baremetal.netboot.sandbox import BUDGET, MAX_OUTPUT, Budget, Overrun, Sandbox, Unset
+from baremetal.netboot.sandbox import BUDGET, MAX_OUTPUT, Budget, Overrun, Refusal, Sandbox, Unset
 from baremetal.netboot.templates import INSTALL_SCRIPT, KERNEL_ARGS, Frozen
 from baremetal.netboot.tokens import mask_tokens
 from baremetal.netboot.variables import kernel_words
@@ -75,6 +75,8 @@ class Compiled:
                 seen=seen,
                 fix=error.fix,
             )
+        if isinstance(error, Refusal):
+            return Invalid(str(error), code="BM204", file=file, line=line)
         if isinstance(error, (Overrun, TemplateError, RecursionError)):
             return Invalid(mask_tokens(str(error)), code="BM204", file=file, line=line, seen=source or None)
         what = f"{type(error).__name__}: {mask_tokens(str(error))[:200]}"

@@ -103,6 +103,10 @@ class Unset(Exception):
     """A template printed a value that exists but is not set (None)."""
 
 
+class Refusal(Exception):
+    """A template said itself, by refuse("…"), that it cannot do what its variables ask."""
+
+
 class Budget:
     """What one rendering may still spend."""
 
@@ -201,6 +205,11 @@ def _range(*limits: int) -> range:
     return made
 
 
+def _refuse(reason: str) -> str:
+    """Let a template say that it cannot do what the variables ask."""
+    raise Refusal(reason)
+
+
 class _Undefined(StrictUndefined):
     __slots__ = ()
 
@@ -250,7 +259,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters = {name: STOCK_FILTERS[name] for name in _FILTERS}
         self.filters |= {"join": _join, "replace": _replace, "indent": _indent}
         self.filters |= {" charge": _charge, " concat": _concat, **filters}
-        self.globals = {"range": _range, "namespace": self.globals["namespace"], "dict": dict}
+        self.globals = {"range": _range, "namespace": self.globals["namespace"], "dict": dict, "refuse": _refuse}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)

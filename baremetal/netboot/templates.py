@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -97,17 +97,10 @@ class Frozen:
 
 def freeze(profile: Profile, templates: Templates) -> Frozen:
     """Collect a profile's templates and everything they include. Raises Invalid with file and line."""
-    texts = collect((INSTALL_SCRIPT, *profile.answer_files.values()), templates)
-    texts[KERNEL_ARGS] = profile.kernel_args
-    return Frozen(profile.answer_files, texts)
-
-
-def collect(names: Iterable[str], templates: Templates) -> dict[str, str]:
-    """Return the texts of some templates and, transitively, of what they include."""
-    texts: dict[str, str] = {}
-    for name in names:
+    texts: dict[str, str] = {KERNEL_ARGS: profile.kernel_args}
+    for name in (KERNEL_ARGS, INSTALL_SCRIPT, *profile.answer_files.values()):
         _collect(name, templates, texts, ())
-    return texts
+    return Frozen(profile.answer_files, texts)
 
 
 def _collect(name: str, templates: Templates, texts: dict[str, str], above: tuple[str, ...]) -> None:
