@@ -38,6 +38,7 @@ from baremetal.errors import BmcErrorKind
 Answer = tuple[Any, ...]
 
 _MAX_LOGINS = 6
+_FIRST = "the first packet"
 _MALFORMED = (IndexError, KeyError, ValueError, TypeError, AttributeError, NotImplementedError, struct.error)
 _SUITE_HASH = {None: 256, 17: 256, 3: 1}
 _PRIVILEGE = {"callback": 1, "user": 2, "operator": 3, "administrator": 4}
@@ -58,7 +59,7 @@ class LoginLog:
         self.packets = 0
         self.malformed = 0
         self.logins = 0
-        self.phase = "the first packet"
+        self.phase = _FIRST
         self.status: int | None = None
         self.said = ""
         self.only_v15 = False
@@ -105,14 +106,13 @@ class LoginLog:
                 "no packet",
                 "check address, port and IPMI over LAN",
             )
-        if self.malformed:
-            return Failed(
-                kinds.PROTOCOL,
-                "the BMC answers with malformed packets",
-                f"{self.malformed} of {self.packets}",
+        if self.phase == _FIRST or self.malformed:
+            said = (
+                self.said
+                if "timeout" not in self.said
+                else f"{self.packets} packets, {self.malformed} malformed"
             )
-        if self.phase == "the first packet" and self.said and "timeout" not in self.said:
-            return Failed(kinds.PROTOCOL, "the BMC refused the login", self.said)
+            return Failed(kinds.PROTOCOL, "the BMC answers with what is no IPMI login", said)
         fix = "an old BMC may be silent on suite 17: try ?cipher=3" if self.phase == "open session" else ""
         return Failed(
             kinds.DEADLINE, "the BMC stopped answering during login", f"silence in {self.phase}", fix
@@ -200,7 +200,7 @@ class Session(rmcp.Session):  # type: ignore[misc]
         self.log.logins += 1
         if self.log.logins > _MAX_LOGINS:
             return self.onlogon({"error": "timeout"})
-        if self.log.packets:
+        if self.log.phase != _FIRST:
             self.logontries = 2  # it lives: losing packets is no reason to give up yet
         return super()._relog()
 

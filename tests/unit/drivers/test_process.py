@@ -1,0 +1,227 @@
+"""Children that may hang: what they load, when they are killed, that none is left, and nothing of theirs either."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
+from pathlib import Path
+
+import pytest
+
+from baremetal.drivers.process import Child, warm
+from baremetal.errors import BmcError, BmcErrorKind, Superseded
+
+# a place where nobody answers: a socket that is bound and never read
+HANG = ("open", "127.0.0.1", 9, b"user", b"password", None, None)
+
+
+def _await(claim: Callable[[], bool], within_s: float = 5.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while not claim():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def _descriptors() -> set[str]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
+        except FileNotFoundError:
+            pass
+    return found
+
+
+def test_a_child_loads_pyghmi_and_nothing_of_the_rest() -> None:
+    child = Child()
+    _, modules = child.ask(("modules",), 10)
+    child.close()
+    assert "pyghmi.ipmi.private.session" in modules
+    heavy = (
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "sqlalchemy",
+        "sqlmodel",
+        "alembic",
+        "typer",
+        "pydantic",
+        "jinja2",
+        "paramiko",
+    )
+    ours = (
+        "baremetal.web",
+        "baremetal.cli",
+        "baremetal.store",
+        "baremetal.engine",
+        "baremetal.service",
+        "baremetal.wiring",
+    )
+    assert [name for name in modules if name.startswith((*heavy, *ours))] == []
+    assert [name for name in modules if name.startswith(("pytest", "_pytest"))] == [], (
+        "nor this process's __main__"
+    )
+
+
+def test_a_script_is_not_run_again_in_its_children(tmp_path: Path) -> None:
+    """The stock forkserver runs the parent's `__main__` in each child: with a web stack in it, 0.8 s each."""
+    script = tmp_path / "main.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import fastapi
+            from baremetal.drivers.process import Child
+
+            child = Child()
+            print(any(name.startswith("fastapi") for name in child.ask(("modules",), 10)[1]))
+            child.close()
+            """
+        )
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_a_child_that_hangs_is_killed_at_the_deadline() -> None:
+    child = Child()
+    pid = child.pid
+    start = time.monotonic()
+    with pytest.raises(BmcError) as caught:
+        child.ask(HANG, 0.2)
+    assert caught.value.kind is BmcErrorKind.DEADLINE
+    assert 0.2 <= time.monotonic() - start < 1.0
+    assert not child.alive
+    assert _await(lambda: not _is_running(pid))
+
+
+def test_a_stopped_child_is_killed_all_the_same() -> None:
+    child = Child()
+    pid = child.pid
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(BmcError):
+        child.ask(("modules",), 0.2)
+    assert _await(lambda: not _is_running(pid))
+
+
+def test_a_child_that_dies_is_an_error_with_a_name() -> None:
+    child = Child()
+    os.kill(child.pid, signal.SIGKILL)
+    with pytest.raises(BmcError, match="ended unexpectedly") as caught:
+        child.ask(("modules",), 5)
+    assert caught.value.kind is BmcErrorKind.PROTOCOL
+    assert not child.alive
+
+
+def test_closing_lets_the_child_end_by_itself() -> None:
+    child = Child()
+    pid = child.pid
+    assert child.ask(("close",), 5) == ("ok",)
+    child.close()
+    child.close()
+    child.kill()
+    assert not _is_running(pid)
+
+
+def test_nonsense_is_answered() -> None:
+    child = Child()
+    assert child.ask(("sing",), 5)[0] == "failed"
+    assert child.ask(("read", 0, 1, b""), 5)[0] == "failed", "before a session is open"
+    child.close()
+
+
+def test_ctrl_c_is_the_parents_affair() -> None:
+    child = Child()
+    child.ask(("modules",), 5)
+    os.kill(child.pid, signal.SIGINT)
+    assert child.ask(("modules",), 5)[0] == "ok"
+    child.close()
+
+
+@pytest.mark.parametrize("how", ["idle", "hanging"])
+def test_children_leave_when_their_parent_is_killed(how: str) -> None:
+    script = f"""
+        import threading, time
+        from baremetal.drivers.process import Child
+        children = [Child() for _ in range(3)]
+        if {how == "hanging"}:
+            for child in children:
+                threading.Thread(target=child.ask, args=({HANG!r}, 60), daemon=True).start()
+            time.sleep(0.3)
+        print(*(child.pid for child in children), flush=True)
+        time.sleep(60)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 3
+        assert all(_is_running(pid) for pid in pids)
+        parent.kill()
+    assert _await(lambda: not any(_is_running(pid) for pid in pids))
+
+
+def test_a_server_process_that_was_killed_is_started_again() -> None:
+    Child().close()
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    os.kill(server, signal.SIGKILL)
+    assert _await(lambda: not _is_running(server))
+    child = Child()
+    assert child.ask(("modules",), 10)[0] == "ok"
+    child.close()
+
+
+def test_no_permit_is_asked_before_there_is_a_session() -> None:
+    def refuse() -> None:
+        raise Superseded("no")
+
+    child = Child()
+    answer = child.ask(("write", 0, 2, b"\x01"), 5, refuse)
+    assert answer[0] == "failed", "without a session there is nothing to permit"
+    child.close()
+
+
+def test_nothing_is_left_behind_by_many_at_once() -> None:
+    warm()
+    Child().close()
+    before = _descriptors()
+    threads = threading.active_count()
+    pids: list[int] = []
+
+    def live(number: int) -> None:
+        child = Child()
+        pids.append(child.pid)
+        match number % 3:
+            case 0:
+                child.ask(("close",), 10)
+                child.close()
+            case 1:
+                child.kill()
+            case _:
+                with pytest.raises(BmcError):
+                    child.ask(HANG, 0.1)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(live, range(48)))
+    assert len(set(pids)) == 48
+    assert _await(lambda: not any(_is_running(pid) for pid in pids))
+    assert _descriptors() == before
+    assert threading.active_count() == threads
