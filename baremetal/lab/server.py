@@ -1,0 +1,108 @@
+"""One virtual server as the rack remembers it: a value, its form in the state file, and the machine it describes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from baremetal.errors import LabError
+from baremetal.lab.machine import MachineSpec, VirtualDisk
+from baremetal.lifecycle.model import BootDevice, BootMode
+
+BMC_USER = "admin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualServer:
+    """A virtual server: who it is, how its BMC and its SSH are reached from this host, and where its files are.
+
+    `knobs` are fault knobs of its BMC (`sim.knobs`) that differ from a healthy one's.
+    """
+
+    name: str
+    directory: Path
+    mac: str
+    uuid: UUID
+    serial: str
+    boot_mode: BootMode
+    boot_url: str
+    bmc_port: int
+    ssh_port: int
+    disk_mib: int
+    memory_mib: int | None = None
+    own_order: tuple[BootDevice, ...] = (BootDevice.DISK, BootDevice.PXE)
+    knobs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def bmc_url(self) -> str:
+        """The address to enrol, without the password."""
+        return f"ipmi://{BMC_USER}@127.0.0.1:{self.bmc_port}"
+
+    @property
+    def password_file(self) -> Path:
+        """Holds the password of the rack's BMCs; readable by its owner only."""
+        return self.directory.parent / "bmc-password"
+
+    @property
+    def ssh_address(self) -> str:
+        """Where the guest's port 22 is reached: the guest itself sits behind QEMU's address translation."""
+        return f"127.0.0.1:{self.ssh_port}"
+
+    @property
+    def serial_log(self) -> Path:
+        return self.machine().serial_log
+
+    @property
+    def disk(self) -> VirtualDisk:
+        return VirtualDisk(self.directory / "disk0.img", self.disk_mib, f"{self.serial}-0")
+
+    def machine(self) -> MachineSpec:
+        """Describe the machine to QEMU."""
+        return MachineSpec(
+            name=self.name,
+            directory=self.directory,
+            mac=self.mac,
+            uuid=self.uuid,
+            serial=self.serial,
+            disks=(self.disk,),
+            boot_url=self.boot_url,
+            boot_mode=self.boot_mode,
+            own_order=self.own_order,
+            memory_mib=self.memory_mib,
+            ssh_port=self.ssh_port,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the form of the state file; `directory` is where the file is, so it is left out."""
+        return {
+            "name": self.name,
+            "mac": self.mac,
+            "uuid": str(self.uuid),
+            "serial": self.serial,
+            "boot_mode": str(self.boot_mode),
+            "boot_url": self.boot_url,
+            "bmc_port": self.bmc_port,
+            "ssh_port": self.ssh_port,
+            "disk_mib": self.disk_mib,
+            "memory_mib": self.memory_mib,
+            "own_order": [str(device) for device in self.own_order],
+            "knobs": self.knobs,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], rack: Path) -> VirtualServer:
+        """Read the form of the state file back. Raises LabError when it is not one of ours."""
+        try:
+            return cls(
+                **values
+                | {
+                    "directory": rack / values["name"],
+                    "uuid": UUID(values["uuid"]),
+                    "boot_mode": BootMode(values["boot_mode"]),
+                    "own_order": tuple(BootDevice(device) for device in values["own_order"]),
+                }
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise LabError(f"the rack's state in {rack} cannot be read", seen=repr(error)) from error
