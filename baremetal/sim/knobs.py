@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from baremetal.sim.suites import SUITES
+
 
 class EfiPolicy(StrEnum):
     """What a BMC and its firmware make of the EFI bit of the boot flags."""
@@ -91,5 +93,28 @@ class Knobs:
     malformed: float = 0.0
     """Chance that a reply is four bytes of rubbish."""
 
+    def __post_init__(self) -> None:
+        """Take what a file or command line gives (names and lists). Raises ValueError for what cannot be."""
+        object.__setattr__(self, "efi_policy", EfiPolicy(self.efi_policy))
+        object.__setattr__(self, "suites", tuple(int(number) for number in self.suites))
+        for name in CHANCES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"knob {name} is a chance between 0 and 1, not {getattr(self, name)}")
+        if unknown := set(self.suites) - set(SUITES):
+            raise ValueError(f"knob suites: there is no suite {min(unknown)} here, only {sorted(SUITES)}")
+
+
+CHANCES = (
+    "freeze",
+    "reboot",
+    "lie_power",
+    "busy",
+    "stale_flags",
+    "ignore_boot",
+    "loss",
+    "dup",
+    "reorder",
+    "malformed",
+)
 
 HEALTHY = Knobs()

@@ -193,7 +193,9 @@ class BmcFarm:
         asyncio.run_coroutine_threadsafe(self.servers.pop(port).stop(), self._loop).result(5)
 
     def call(self, run: Callable[[], T]) -> T:
-        """Run something in the thread that owns the BMCs, and return what it returns."""
+        """Run something in the thread that owns the BMCs, and return what it returns or raise what it raises."""
+        if threading.current_thread() is self._thread:
+            return run()
 
         async def inside() -> T:
             return run()

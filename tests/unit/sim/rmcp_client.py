@@ -86,6 +86,7 @@ class Client:
         fourth = self.exchange(Payload.RAKP3, bytes((3, 0, 0, 0)) + session + code)
         if fourth[1]:
             return fourth[1]
+        self.number = 0
         self.keys = chosen.derive(key, self.random + bmc_random + identity)
         assert fourth[8:] == chosen.prove_short(self.keys.sik, self.random + session + guid)
         return 0

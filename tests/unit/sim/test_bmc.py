@@ -366,6 +366,15 @@ def test_no_knob_is_without_a_test() -> None:
     assert {name.removesuffix("_s") for name in names} == tested | on_the_wire
 
 
+def test_knobs_come_from_plain_values_and_are_checked() -> None:
+    knobs = Knobs(efi_policy="drops", suites=[17])  # type: ignore[arg-type]
+    assert knobs == Knobs(efi_policy=EfiPolicy.DROPS, suites=(17,))
+    with pytest.raises(ValueError, match="busy is a chance"):
+        Knobs(busy=1.5)
+    with pytest.raises(ValueError, match="no suite 4"):
+        Knobs(suites=(4,))
+
+
 def test_a_healthy_bmc_draws_no_chance_and_fires_nothing() -> None:
     rig = Rig()
     state = rig.bmc.rng.getstate()
