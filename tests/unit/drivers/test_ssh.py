@@ -248,8 +248,8 @@ def test_whatever_answers_the_deadline_holds_and_it_is_transient(
     with listening(serve) as port:
         began = time.monotonic()
         with pytest.raises(LoginError) as caught:
-            login(port, deadline_s=1)
-        assert time.monotonic() - began < 2.5
+            login(port, deadline_s=0.4)
+        assert time.monotonic() - began < 2
     assert caught.value.transient
     assert caught.value.code == "BM403"
 
@@ -258,7 +258,7 @@ def test_a_command_that_never_ends_is_bounded() -> None:
     with sshd(status=None) as (port, _):
         began = time.monotonic()
         with pytest.raises(LoginError) as caught:
-            login(port, deadline_s=1.5)
+            login(port, deadline_s=0.8)
         assert time.monotonic() - began < 3
     assert caught.value.transient
 
