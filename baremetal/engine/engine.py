@@ -1,0 +1,284 @@
+"""Makes decisions happen: decide, write it down, then act, then read back.
+
+`submit` turns an event into a committed decision. `turn` does what one server is owed until it must wait. `sweep` finds
+the servers that are owed something or overdue: after a restart nothing else is needed. The engine keeps no queue and
+sleeps out no budget; what it knows it reads from the store each time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+
+from baremetal.drivers.base import BmcCredentials, BmcDriver, BmcUrl
+from baremetal.engine.conversations import Conversations
+from baremetal.engine.perform import LoginTarget, Performer, Quirks
+from baremetal.errors import BaremetalError, BmcError, BmcErrorKind, LoginError, Superseded, Unavailable
+from baremetal.lifecycle.actions import CheckLogin
+from baremetal.lifecycle.decide import Decision, Outcome, Reply, decide, owed
+from baremetal.lifecycle.events import Did, Event, Failed, Heard, Intended, Overdue
+from baremetal.lifecycle.model import BootMode, Run
+from baremetal.lifecycle.table import edges
+from baremetal.store.records import HistoryEntry, RunRecord, ServerRecord
+from baremetal.store.store import Store
+
+log = structlog.get_logger(__name__)
+
+RESERVATION = timedelta(minutes=5)
+GUARD_TRIES = 100
+
+Locate = Callable[[ServerRecord, RunRecord], LoginTarget]
+Listener = Callable[[HistoryEntry], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """What a run freezes when it starts: the profile's name and everything that is rendered later."""
+
+    profile: str = ""
+    frozen: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Engine:
+    """One engine per process. Without an executor, turns run inline in `sweep` (the simulation, tests)."""
+
+    def __init__(
+        self,
+        store: Store,
+        conversations: Conversations,
+        performer: Performer,
+        locate: Locate,
+        now: Callable[[], datetime],
+        executor: Executor | None = None,
+    ) -> None:
+        self.store = store
+        self.now = now
+        self._conversations = conversations
+        self._performer = performer
+        self._locate = locate
+        self._executor = executor
+        self._listeners: list[Listener] = []
+        self._lock = threading.Lock()
+        self._turning: dict[str, bool] = {}  # server id -> asked for again meanwhile
+        self._stopping = False
+
+    # -- decide and record --
+
+    def submit(
+        self,
+        server_id: str,
+        event: Event,
+        *,
+        begin: Begin | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Decision:
+        """Decide and commit; the decision that was recorded is returned. Then the server's turn is nudged.
+
+        A lost guard means that someone moved first: everything is loaded and decided again. `facts` go to the run's
+        record only with a decision that changes something. Raises Unknown, Unavailable.
+        """
+        for _ in range(GUARD_TRIES):
+            record = self.store.server(server_id)
+            at = self.now()
+            decision = decide(record.life, event, at)
+            _assert_edge(record, decision)
+            entry = self.store.commit(
+                record.id,
+                record.life,
+                decision,
+                event,
+                at,
+                begin=_run_record(record, decision, begin, at),
+                facts=_run_facts(event, decision, facts, at),
+            )
+            if entry is None:
+                continue
+            for listener in self._listeners:
+                listener(entry)
+            if decision.action is not None and decision.outcome is Outcome.CHANGED:
+                self.nudge(record.id)
+            return decision
+        raise Unavailable(f"the record changed {GUARD_TRIES} times while one event was being decided")
+
+    def listen(self, listener: Listener) -> None:
+        """Have every committed history entry handed to `listener`, in the committing thread; it must be quick."""
+        self._listeners.append(listener)
+
+    # -- act --
+
+    def nudge(self, server_id: str) -> None:
+        """Give the server a turn soon. Without an executor this is left to the next sweep."""
+        if self._executor is None or self._stopping:
+            return
+        with self._lock:
+            if server_id in self._turning:
+                self._turning[server_id] = True
+                return
+            self._turning[server_id] = False
+        self._executor.submit(self._turns, server_id)
+
+    def turn(self, server_id: str) -> None:
+        """Take the reservation and do what the server is owed until it must wait. Harmless when nothing is owed."""
+        if owed(self.store.server(server_id).life) is None:
+            return
+        at = self.now()
+        fence = self.store.reserve(server_id, at + RESERVATION, at)
+        if fence is None:
+            return
+        try:
+            with ExitStack() as stack:
+                self._work(server_id, fence, stack)
+        finally:
+            self.store.unreserve(server_id, fence)
+
+    def sweep(self) -> int:
+        """Give every server that is owed something its turn, and every passed deadline its event; return how many."""
+        now = self.now()
+        due = self.store.due(now)
+        for server_id in due:
+            run = self.store.server(server_id).life.run
+            if run is not None and run.deadline is not None and run.deadline <= now:
+                self.submit(server_id, Overdue(run.number, run.step))
+            if self._executor is None:
+                self.turn(server_id)
+            else:
+                self.nudge(server_id)
+        return len(due)
+
+    def recover(self) -> None:
+        """Void what reservations a dead process left; the next sweep resumes every run from the store alone."""
+        self.store.void_reservations()
+
+    def stop(self) -> None:
+        """Start no further turns; those under way end by themselves, within their deadlines."""
+        self._stopping = True
+
+    def converse(self, record: ServerRecord, stack: ExitStack) -> BmcDriver:
+        """Open the server's BMC conversation; it ends with the stack. Raises BmcError."""
+        user, password = self.store.credentials(record.id)
+        url = BmcUrl.parse(record.facts.bmc)
+        return stack.enter_context(
+            self._conversations.open(url, BmcCredentials(user, password), record.facts.quirks)
+        )
+
+    # -- the inside of a turn --
+
+    def _turns(self, server_id: str) -> None:
+        while not self._stopping:
+            try:
+                self.turn(server_id)
+            except BaremetalError as error:
+                log.warning("turn failed", server=server_id, code=error.code, error=str(error))
+            except Exception:
+                log.exception("turn broke", server=server_id)
+            with self._lock:
+                if not self._turning[server_id]:
+                    del self._turning[server_id]
+                    return
+                self._turning[server_id] = False
+        with self._lock:
+            self._turning.pop(server_id, None)
+
+    def _work(self, server_id: str, fence: int, stack: ExitStack) -> None:
+        bmc: BmcDriver | None = None
+        while not self._stopping:
+            record = self.store.server(server_id)
+            run, action = record.life.run, owed(record.life)
+            if run is None or action is None or record.life.fence != fence:
+                return
+            if run.retry_at is not None and run.retry_at > self.now():
+                return
+            try:
+                if isinstance(action, CheckLogin):
+                    seen = self._performer.prove(self._login_target(record, run))
+                else:
+                    bmc = bmc or self.converse(record, stack)
+                    mode = BootMode(record.facts.boot_mode)
+                    quirks = Quirks.parse(record.facts.quirks)
+                    permit = self._permit(server_id, run, fence)
+                    seen = self._performer.perform(action, bmc, mode, quirks, permit)
+            except Superseded:
+                if self._moved_on(server_id, run, fence):
+                    return
+                continue
+            except (BmcError, LoginError) as error:
+                self.submit(server_id, _failure(error, run, fence))
+                return
+            if seen.power is not None:
+                self.store.set_power(server_id, seen.power, self.now())
+            self.submit(
+                server_id,
+                Did(run.number, run.step, fence, wrote=seen.wrote, power=seen.power, seen=seen.text),
+            )
+
+    def _permit(self, server_id: str, run: Run, fence: int) -> Callable[[], None]:
+        def permit() -> None:
+            decision = self.submit(server_id, Intended(run.number, run.step, fence))
+            now = decision.server.run
+            if decision.outcome is not Outcome.CHANGED or now is None or now.step != run.step:
+                raise Superseded(decision.note)
+
+        return permit
+
+    def _moved_on(self, server_id: str, run: Run, fence: int) -> bool:
+        """Whether a write was forbidden because this turn is over, not because its step was replaced by another."""
+        life = self.store.server(server_id).life
+        return (
+            life.fence != fence
+            or life.run is None
+            or (life.run.number, life.run.step) == (run.number, run.step)
+        )
+
+    def _login_target(self, record: ServerRecord, run: Run) -> LoginTarget:
+        known = self.store.run(record.id, run.number)
+        if known is None:
+            raise LoginError("the run's record is gone", transient=False)
+        return self._locate(record, known)
+
+
+def _failure(error: BmcError | LoginError, run: Run, fence: int) -> Failed:
+    pauses = isinstance(error, BmcError) and error.kind is BmcErrorKind.BREAKER
+    wait = (error.retry_after_s or 0.0) if isinstance(error, BmcError) else 0.0
+    text = f"{error.code} {error}"
+    return Failed(run.number, run.step, fence, text, error.transient, retry_after_s=wait, pauses=pauses)
+
+
+def _run_record(
+    record: ServerRecord, decision: Decision, begin: Begin | None, at: datetime
+) -> RunRecord | None:
+    run = decision.server.run
+    if run is None or record.life.run is not None:
+        return None
+    what = begin or Begin()
+    return RunRecord(
+        server_id=record.id,
+        number=run.number,
+        verb=str(run.verb),
+        profile=what.profile,
+        frozen=what.frozen,
+        started_at=at,
+    )
+
+
+def _run_facts(
+    event: Event, decision: Decision, facts: Mapping[str, Any] | None, at: datetime
+) -> Mapping[str, Any] | None:
+    if decision.outcome is not Outcome.CHANGED:
+        return None
+    if isinstance(event, Heard) and decision.reply in (Reply.OK, Reply.GO):
+        return {**(facts or {}), "accepted": {str(event.signal): at}}
+    return facts
+
+
+def _assert_edge(record: ServerRecord, decision: Decision) -> None:
+    """I9, also in production: a decision outside the derived table is a bug, and is not recorded."""
+    before, after = record.life.state, decision.server.state
+    if before is not after and (before, after) not in edges():
+        raise AssertionError(f"{record.life.name}: {before} to {after} is no edge of the lifecycle")
