@@ -1,0 +1,277 @@
+"""The one part that knows which database this is: connections, locks, transactions, faults.
+
+Owns the engine, the pragmas, the lock around writes, and the translation of the library's faults into `Unavailable`.
+Knows no table. Reads are single statements outside any transaction; a write is one transaction that has the database to
+itself from its first statement on (SQLite: BEGIN IMMEDIATE behind a process lock, because deferred ones fail with
+"database is locked" half-way; PostgreSQL: an advisory lock, so that history ids become visible in their order).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, pool
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from baremetal.errors import Invalid, Unavailable
+from baremetal.store.tables import METADATA
+
+WAIT_S = 30.0
+_ADVISORY = 0x6261_7265_6D65_7461  # "baremeta"
+_RLock = Any  # the standard library names no type for it
+_BUGS = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
+
+
+class Database:
+    """One database. `read()` and `write()` are its only doors; both are safe for threads."""
+
+    def __init__(self, url: str) -> None:
+        where = _parse(url)
+        self.dialect = where.get_backend_name()
+        self._lock: _RLock | None = threading.RLock() if self.dialect == "sqlite" else None
+        self._kept: Connection | None = None
+        if self.dialect == "sqlite" and where.database in (None, "", ":memory:"):
+            self._engine = _memory_engine()
+            self._kept = self._engine.connect()
+            _create_in_memory(self._kept)
+        elif self.dialect == "sqlite":
+            _create_file(Path(str(where.database)))
+            self._engine = create_engine(
+                where, pool_size=16, max_overflow=48, pool_timeout=WAIT_S, hide_parameters=True, **_SQLITE
+            )
+            event.listen(self._engine, "connect", _prepare_file)
+        else:
+            self._engine = create_engine(
+                where, pool_size=16, max_overflow=16, pool_pre_ping=True, hide_parameters=True
+            )
+        alone = {} if self.dialect == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
+        self._reader: Engine = self._engine.execution_options(**alone)
+
+    @property
+    def in_memory(self) -> bool:
+        return self._kept is not None
+
+    def read(self) -> _Door:
+        """Open the database for single SELECTs. Faults raise Unavailable."""
+        if self._kept is not None:
+            return _Door(self._the_one, self._lock, None, keep=True)
+        return _Door(self._reader.connect, None, None, keep=False)
+
+    def write(self) -> _Door:
+        """Open the database for one transaction: committed at the end of the block, rolled back by any exception."""
+        if self._kept is not None:
+            return _Door(self._the_one, self._lock, _begin_in_memory, keep=True)
+        begin = _begin_in_file if self.dialect == "sqlite" else _begin_postgresql
+        return _Door(self._engine.connect, self._lock, begin, keep=False)
+
+    def upsert(self, table: Table) -> Any:
+        """Return an INSERT that this database lets be followed by `on_conflict_do_update`."""
+        return sqlite_insert(table) if self.dialect == "sqlite" else postgresql_insert(table)
+
+    def close(self) -> None:
+        """Give all connections back. Idempotent; whatever is asked afterwards raises Unavailable."""
+        if self._kept is not None:
+            self._kept.close()
+        else:
+            self._engine.dispose()
+            self._reader = self._engine = _closed_engine()
+
+    def _the_one(self) -> Connection:
+        assert self._kept is not None
+        if self._kept.closed:
+            raise Unavailable("the database is closed")
+        return self._kept
+
+
+class _Door:
+    """The context manager behind `read` and `write`: written out, because every commit passes through it."""
+
+    __slots__ = ("_begin", "_connect", "_connection", "_keep", "_lock")
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        lock: _RLock | None,
+        begin: Callable[[Connection], None] | None,
+        *,
+        keep: bool,
+    ) -> None:
+        self._connect = connect
+        self._lock = lock
+        self._begin = begin
+        self._keep = keep
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> Connection:
+        if self._lock is not None and not self._lock.acquire(timeout=WAIT_S):
+            raise Unavailable(f"the database was busy for {WAIT_S:.0f} s with another write of this process")
+        try:
+            connection = self._connect()
+            self._connection = connection
+            if self._begin is not None:
+                connection.begin()
+                self._begin(connection)
+        except BaseException as error:
+            self._leave(failed=True)
+            if isinstance(error, SQLAlchemyError):
+                raise unavailable(error) from error
+            raise
+        return connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failed = error is not None
+        try:
+            if not failed and self._begin is not None and self._connection is not None:
+                self._connection.commit()
+        except SQLAlchemyError as fault:
+            failed = True
+            raise unavailable(fault) from fault
+        finally:
+            self._leave(failed)
+        if isinstance(error, SQLAlchemyError) and not isinstance(error, _BUGS):
+            raise unavailable(error) from error
+
+    def _leave(self, failed: bool) -> None:
+        try:
+            if self._connection is not None:
+                # ending a transaction that is broken already may fail again, and hide why
+                with suppress(SQLAlchemyError):
+                    if failed or self._begin is None:
+                        self._connection.rollback()
+                    if not self._keep:
+                        self._connection.close()
+        finally:
+            self._connection = None
+            if self._lock is not None:
+                self._lock.release()
+
+
+def unavailable(error: SQLAlchemyError) -> Unavailable:
+    """Say what the database said, without statement and parameters."""
+    seen = str(error.orig) if isinstance(error, DBAPIError) else type(error).__name__
+    return Unavailable(
+        "the database cannot be used just now",
+        seen=seen.strip().splitlines()[0] if seen.strip() else None,
+        fix="look at its disk and permissions; nothing was changed",
+    )
+
+
+# -- SQLite --------------------------------------------------------------------------------------------------------
+
+# Without an isolation level of its own the driver never begins a transaction behind our back.
+_SQLITE: dict[str, Any] = {
+    "connect_args": {"timeout": WAIT_S, "isolation_level": None, "check_same_thread": False}
+}
+
+
+def _prepare_file(connection: Any, _record: object) -> None:
+    # FULL: a committed go may not be lost with the power
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _prepare_memory(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin_in_file(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begin_in_memory(connection: Connection) -> None:
+    # past the library: nothing can be in the way of a database that has one connection, and this is the hot path
+    driver: Any = connection.connection.driver_connection
+    driver.execute("BEGIN")
+
+
+def _create_file(path: Path) -> None:
+    """Make the file, readable for its owner only, before the library makes it readable for everybody."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise Unavailable(
+            f"the database {path} cannot be made: {error.strerror}",
+            fix="choose another [server] data_dir, or let this user write there",
+        ) from error
+
+
+@cache
+def _memory_engine() -> Engine:
+    """Return the engine of all databases in memory: one connection is one database.
+
+    Shared, because compiled statements are kept per engine, and the simulation opens a database for each life.
+    """
+    engine = create_engine("sqlite://", poolclass=pool.NullPool, hide_parameters=True, **_SQLITE)
+    event.listen(engine, "connect", _prepare_memory)
+    return engine
+
+
+@cache
+def _script() -> str:
+    """Return the whole schema as SQLite understands it."""
+    dialect = _memory_engine().dialect
+    parts: list[str] = []
+    for table in METADATA.sorted_tables:
+        parts.append(str(CreateTable(table).compile(dialect=dialect)))
+        parts += [str(CreateIndex(index).compile(dialect=dialect)) for index in table.indexes]
+    return ";\n".join(parts)
+
+
+def _create_in_memory(connection: Connection) -> None:
+    driver: Any = connection.connection.driver_connection
+    driver.executescript(_script())
+    connection.rollback()
+
+
+def _closed_engine() -> Engine:
+    def refuse() -> Any:
+        raise Unavailable("the database is closed")
+
+    return create_engine("sqlite://", creator=refuse, poolclass=pool.NullPool)
+
+
+# -- PostgreSQL ----------------------------------------------------------------------------------------------------
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY})")
+
+
+def _parse(url: str) -> URL:
+    try:
+        where = make_url(url)
+    except ArgumentError as error:
+        raise Invalid(
+            "the database URL cannot be read", fix="write sqlite:////var/lib/baremetal/baremetal.db"
+        ) from error
+    if where.drivername in ("postgresql", "postgres"):
+        where = where.set(drivername="postgresql+psycopg")
+    if where.get_backend_name() not in ("sqlite", "postgresql"):
+        raise Invalid(
+            f"{where.get_backend_name()} is no database that is understood here",
+            fix="use sqlite:// or postgresql://",
+        )
+    return where

@@ -1,0 +1,225 @@
+"""The history: appended in the transaction of whatever it tells of, read as a stream, never changed.
+
+Owns its rows, their retention, and folding: the recorded decisions, decided again, give the stored life (promises I8).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
+
+from baremetal.lifecycle.decide import decide
+from baremetal.lifecycle.model import Server
+from baremetal.store.codec import decode_event, dump
+from baremetal.store.part import Part
+from baremetal.store.records import HistoryEntry, Observed
+from baremetal.store.tables import HISTORY, micros, moment
+from baremetal.telemetry import redact, redact_text
+
+_ADD = insert(HISTORY)
+_LAST = select(func.max(HISTORY.c.id))
+_BATCH = 1000
+
+
+def append(
+    connection: Connection,
+    at: datetime,
+    server_id: str,
+    server: str,
+    run: int | None,
+    kind: str,
+    note: str,
+    *,
+    from_state: str | None = None,
+    to_state: str | None = None,
+    outcome: str | None = None,
+    event: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    fence: int | None = None,
+) -> HistoryEntry:
+    """Add one row to the transaction that is open on `connection`."""
+    done = connection.execute(
+        _ADD,
+        {
+            "at": micros(at),
+            "server_id": server_id,
+            "server": server,
+            "run": run,
+            "kind": kind,
+            "note": note,
+            "from_state": from_state,
+            "to_state": to_state,
+            "outcome": outcome,
+            "fence": fence,
+            "event": None if event is None else dump(event),
+            "data": dump(data) if data else "{}",
+        },
+    )
+    (number,) = done.inserted_primary_key or (0,)
+    return HistoryEntry(
+        number,
+        at,
+        server_id,
+        server,
+        run,
+        kind,
+        note,
+        from_state,
+        to_state,
+        outcome,
+        event,
+        data or {},
+        fence,
+    )
+
+
+class History(Part):
+    """Reads and bookkeeping of the history."""
+
+    def observe(self, seen: Iterable[Observed]) -> list[HistoryEntry]:
+        """Write a batch of observations in one transaction, redacted; returns them with their ids."""
+        with self._db.write() as connection:
+            return [
+                append(
+                    connection,
+                    one.at,
+                    one.server_id,
+                    one.server,
+                    one.run,
+                    "observation",
+                    redact_text(one.note),
+                    data={"what": one.what, **_redacted(one.data)},
+                )
+                for one in seen
+            ]
+
+    def audit(
+        self,
+        at: datetime,
+        server_id: str,
+        server: str,
+        note: str,
+        *,
+        by: str,
+        run: int | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> HistoryEntry:
+        """Record what somebody did beside the lifecycle: a power command of their own, a token, a changed fact."""
+        with self._db.write() as connection:
+            return audit(connection, at, server_id, server, note, by=by, run=run, data=data)
+
+    def history(
+        self,
+        server_id: str | None = None,
+        after: int = 0,
+        limit: int = 1000,
+        kinds: Collection[str] | None = None,
+        *,
+        run: int | None = None,
+        newest: bool = False,
+    ) -> list[HistoryEntry]:
+        """Return entries with an id above `after`, oldest first: the first `limit`, or with `newest` the last."""
+        asked = select(HISTORY).where(HISTORY.c.id > after).limit(limit)
+        asked = asked.order_by(HISTORY.c.id.desc() if newest else HISTORY.c.id)
+        if server_id is not None:
+            asked = asked.where(HISTORY.c.server_id == server_id)
+        if kinds is not None:
+            asked = asked.where(HISTORY.c.kind.in_(sorted(kinds)))
+        if run is not None:
+            asked = asked.where(HISTORY.c.run == run)
+        with self._db.read() as connection:
+            rows = connection.execute(asked).all()
+        entries = [_entry(row) for row in rows]
+        return entries[::-1] if newest else entries
+
+    def last_history_id(self) -> int:
+        """Return the id of the newest entry, 0 before there is one."""
+        with self._db.read() as connection:
+            return connection.execute(_LAST).scalar() or 0
+
+    def drop_observations(self, before: datetime) -> int:
+        """Delete observations older than `before`, in short transactions; returns how many.
+
+        Nothing else is ever deleted: decisions, enrolments and audits stay.
+        """
+        oldest = (
+            select(HISTORY.c.id)
+            .where(HISTORY.c.kind == "observation", HISTORY.c.at < bindparam("before"))
+            .limit(_BATCH)
+        )
+        dropped = 0
+        while True:
+            with self._db.write() as connection:
+                done = connection.execute(
+                    delete(HISTORY).where(HISTORY.c.id.in_(oldest)), {"before": micros(before)}
+                )
+            dropped += done.rowcount
+            if done.rowcount < _BATCH:
+                return dropped
+
+
+def audit(
+    connection: Connection,
+    at: datetime,
+    server_id: str,
+    server: str,
+    note: str,
+    *,
+    by: str,
+    run: int | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> HistoryEntry:
+    """Add an audit row to the open transaction, redacted."""
+    return append(
+        connection,
+        at,
+        server_id,
+        server,
+        run,
+        "audit",
+        redact_text(note),
+        data={"by": by, **_redacted(data or {})},
+    )
+
+
+def fold(entries: Sequence[HistoryEntry], initial: Server) -> Server:
+    """Decide every recorded event again, at its time and under its fence; returns the life that this gives.
+
+    `entries` are one server's, in order; only decisions count. The result is the stored life, except that the stored
+    fence may be higher: reservations raise it without a history row.
+    """
+    server = initial
+    for entry in entries:
+        if entry.kind == "decision" and entry.event is not None:
+            fence = server.fence if entry.fence is None else entry.fence
+            server = decide(replace(server, fence=fence), decode_event(entry.event), entry.at).server
+    return server
+
+
+def _redacted(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    clean = redact(data)
+    assert isinstance(clean, dict)
+    return clean
+
+
+def _entry(row: Row[Any]) -> HistoryEntry:
+    return HistoryEntry(
+        id=row.id,
+        at=moment(row.at),
+        server_id=row.server_id,
+        server=row.server,
+        run=row.run,
+        kind=row.kind,
+        note=row.note,
+        from_state=row.from_state,
+        to_state=row.to_state,
+        outcome=row.outcome,
+        event=None if row.event is None else json.loads(row.event),
+        data=json.loads(row.data),
+        fence=row.fence,
+    )

@@ -1,0 +1,156 @@
+"""The runs' records, and the logs that installers upload.
+
+Owns what a run froze at its start and what was learnt on the way. Whether a run is open is the life's affair; here it
+only shows as `ended_at`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+
+from baremetal.errors import Refused, Unknown
+from baremetal.store.codec import dump
+from baremetal.store.part import Part
+from baremetal.store.records import LogRecord, RunRecord
+from baremetal.store.tables import LOGS, RUNS, maybe_moment, micros, moment
+
+LOG_CAP = 1024 * 1024
+LOG_NAMES = 64
+
+_R = RUNS.c
+_ONE = select(RUNS).where(_R.server_id == bindparam("the_id"), _R.number == bindparam("the_number"))
+_ALL = select(RUNS).where(_R.server_id == bindparam("the_id")).order_by(_R.number)
+_ADD = insert(RUNS)
+_CHANGE = update(RUNS).where(_R.server_id == bindparam("the_id"), _R.number == bindparam("the_number"))
+_ACCEPTED = select(_R.accepted).where(
+    _R.server_id == bindparam("the_id"), _R.number == bindparam("the_number")
+)
+_TEXTS = frozenset({"boot_id", "disk"})
+_LISTS = frozenset({"disks", "ssh_host_keys", "addresses"})
+_OF_RUN = (LOGS.c.server_id == bindparam("the_id"), LOGS.c.run == bindparam("the_run"))
+_OTHER_LOGS = select(func.coalesce(func.sum(LOGS.c.size), 0), func.count()).where(
+    *_OF_RUN, LOGS.c.name != bindparam("the_name")
+)
+
+
+class Runs(Part):
+    """Reads of runs; logs in and out."""
+
+    def run(self, server_id: str, number: int) -> RunRecord | None:
+        with self._db.read() as connection:
+            row = connection.execute(_ONE, {"the_id": server_id, "the_number": number}).first()
+        return None if row is None else _run(row)
+
+    def runs(self, server_id: str) -> list[RunRecord]:
+        """Return a server's runs, oldest first."""
+        with self._db.read() as connection:
+            rows = connection.execute(_ALL, {"the_id": server_id}).all()
+        return [_run(row) for row in rows]
+
+    def add_log(self, server_id: str, run: int, name: str, content: bytes, at: datetime | None = None) -> int:
+        """Keep a log of a run under its name, replacing an older one; returns the bytes that the run now holds.
+
+        A run holds at most 1 MiB: of what does not fit any more the end is kept, because that is where installers
+        say why they stopped. Raises Unknown for a run that is not there, Refused for too many names.
+        """
+        key = {"the_id": server_id, "the_run": run, "the_name": name}
+        with self._db.write() as connection:
+            if connection.execute(_ACCEPTED, {"the_id": server_id, "the_number": run}).first() is None:
+                raise Unknown(f"no run {run} of server {server_id}")
+            others, names = connection.execute(_OTHER_LOGS, key).one()
+            if names >= LOG_NAMES:
+                raise Refused(f"run {run} has uploaded {names} logs already", server=server_id)
+            room = max(0, LOG_CAP - others)
+            kept = content[-room:] if room else b""
+            row = {"at": micros(at or datetime.now(UTC)), "size": len(kept), "content": kept}
+            adding = self._db.upsert(LOGS).values(server_id=server_id, run=run, name=name, **row)
+            connection.execute(
+                adding.on_conflict_do_update(index_elements=["server_id", "run", "name"], set_=row)
+            )
+        return int(others) + len(kept)
+
+    def logs(self, server_id: str, run: int | None = None) -> list[LogRecord]:
+        """Return a server's logs, or one run's, oldest run first."""
+        asked = select(LOGS).where(LOGS.c.server_id == server_id).order_by(LOGS.c.run, LOGS.c.name)
+        if run is not None:
+            asked = asked.where(LOGS.c.run == run)
+        with self._db.read() as connection:
+            rows = connection.execute(asked).all()
+        return [LogRecord(row.run, row.name, moment(row.at), bytes(row.content)) for row in rows]
+
+
+def add_run(connection: Connection, run: RunRecord) -> None:
+    """Add a run's record to the open transaction."""
+    connection.execute(
+        _ADD,
+        {
+            "server_id": run.server_id,
+            "number": run.number,
+            "verb": run.verb,
+            "profile": run.profile,
+            "frozen": dump(dict(run.frozen)),
+            "started_at": micros(run.started_at),
+            "ended_at": None if run.ended_at is None else micros(run.ended_at),
+            "outcome": run.outcome,
+            "error": run.error,
+            "boot_id": run.boot_id,
+            "disk": run.disk,
+            "disks": dump([dict(disk) for disk in run.disks]),
+            "ssh_host_keys": dump(run.ssh_host_keys),
+            "addresses": dump(run.addresses),
+            "accepted": dump(_stamps(run.accepted)),
+        },
+    )
+
+
+def learn(connection: Connection, server_id: str, number: int, facts: Mapping[str, Any]) -> None:
+    """Write what a signal told about a run. A signal keeps the time when it was first accepted."""
+    key = {"the_id": server_id, "the_number": number}
+    values: dict[str, Any] = {}
+    for name, value in facts.items():
+        if name in _TEXTS:
+            values[name] = str(value)
+        elif name in _LISTS:
+            values[name] = dump(list(value))
+        elif name == "accepted":
+            known = json.loads(connection.execute(_ACCEPTED, key).scalar() or "{}")
+            values[name] = dump({**_stamps(value), **known})
+        else:
+            raise AssertionError(f"a run's record has no field {name!r} to learn")
+    connection.execute(_CHANGE, {**key, **values})
+
+
+def end_run(
+    connection: Connection, server_id: str, number: int, at: datetime, outcome: str, error: str
+) -> None:
+    key = {"the_id": server_id, "the_number": number}
+    connection.execute(_CHANGE, {**key, "ended_at": micros(at), "outcome": outcome, "error": error})
+
+
+def _stamps(accepted: Mapping[str, datetime]) -> dict[str, str]:
+    return {str(signal): at.isoformat() for signal, at in accepted.items()}
+
+
+def _run(row: Row[Any]) -> RunRecord:
+    return RunRecord(
+        server_id=row.server_id,
+        number=row.number,
+        verb=row.verb,
+        profile=row.profile,
+        frozen=json.loads(row.frozen),
+        started_at=moment(row.started_at),
+        ended_at=maybe_moment(row.ended_at),
+        outcome=row.outcome,
+        error=row.error,
+        boot_id=row.boot_id,
+        disk=row.disk,
+        disks=json.loads(row.disks),
+        ssh_host_keys=tuple(json.loads(row.ssh_host_keys)),
+        addresses=tuple(json.loads(row.addresses)),
+        accepted={signal: datetime.fromisoformat(at) for signal, at in json.loads(row.accepted).items()},
+    )

@@ -1,0 +1,361 @@
+"""The servers under care: enrolled all or none, found by what a booting machine knows of itself, changed, forgotten.
+
+Owns names, MACs and BMC identities being unique, and the sealed BMC accounts. How a server's life moves is
+`transitions.py`'s affair.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, delete, insert, or_, select, update
+
+from baremetal.errors import Conflict, Unknown
+from baremetal.lifecycle.model import PowerState
+from baremetal.store.codec import decode_life, dump, encode_life
+from baremetal.store.history import append, audit
+from baremetal.store.part import Part
+from baremetal.store.records import Credentials, Facts, HistoryEntry, NewServer, ServerRecord
+from baremetal.store.tables import (
+    CREDENTIALS,
+    MACS,
+    SERVERS,
+    UNKNOWNS,
+    maybe_moment,
+    micros,
+    moment,
+)
+
+# An unchanged power state is written again only when what is stored is this old: each write costs a disk flush.
+POWER_FRESH = timedelta(seconds=30)
+
+_S = SERVERS.c
+_READ = select(
+    _S.id,
+    _S.life,
+    _S.generation,
+    _S.fence,
+    _S.facts,
+    _S.power_state,
+    _S.power_seen_at,
+    _S.created_at,
+)
+_BY_ID = _READ.where(_S.id == bindparam("ref"))
+_BY_NAME = _READ.where(_S.name == bindparam("ref"))
+_BY_MAC = _READ.join(MACS, MACS.c.server_id == _S.id).where(MACS.c.mac == bindparam("ref"))
+_BY_UUID = _READ.where(_S.uuid == bindparam("ref"))
+_BY_SERIAL = _READ.where(_S.serial == bindparam("ref")).limit(2)
+_ALL = _READ.order_by(_S.name)
+_IN_STATE = _ALL.where(_S.state == bindparam("state"))
+_NAMES = select(_S.name)
+_SEALED = select(CREDENTIALS.c.sealed).where(CREDENTIALS.c.server_id == bindparam("ref"))
+_POWER = select(_S.name, _S.power_state, _S.power_seen_at).where(_S.id == bindparam("ref"))
+_SET_POWER = update(SERVERS).where(_S.id == bindparam("ref"))
+_CLASHES = (
+    (_S.name, "name"),
+    (_S.bmc_identity, "BMC"),
+    (_S.uuid, "UUID"),
+)
+
+
+class Servers(Part):
+    """Enrolment, look-ups, facts, accounts."""
+
+    def add_servers(self, new: Sequence[NewServer], at: datetime) -> list[ServerRecord]:
+        """Enrol servers in one transaction: all of them or none.
+
+        Raises Conflict (BM501) naming the other server where a name, MAC, BMC or UUID is taken, also within `new`.
+        """
+        _assert_apart(new)
+        with self._db.write() as connection:
+            return [self._add(connection, one, at) for one in new]
+
+    def _add(self, connection: Connection, new: NewServer, at: datetime) -> ServerRecord:
+        life, facts = new.life, new.facts
+        server_id = uuid.uuid4().hex
+        _refuse_clash(connection, server_id, life.name, facts)
+        connection.execute(
+            insert(SERVERS),
+            {
+                "id": server_id,
+                "name": life.name,
+                "state": str(life.state),
+                "generation": life.generation,
+                "fence": life.fence,
+                "life": encode_life(life),
+                "due_at": None,
+                "reserved_until": None,
+                "reserved_fence": None,
+                "power_state": str(PowerState.UNKNOWN),
+                "power_seen_at": None,
+                "created_at": micros(at),
+                **_columns(facts),
+            },
+        )
+        _add_macs(connection, server_id, facts.macs)
+        if new.credentials is not None:
+            self._seal(connection, server_id, new.credentials)
+        append(
+            connection,
+            at,
+            server_id,
+            life.name,
+            None,
+            "enrolled",
+            new.note,
+            to_state=str(life.state),
+            data={"by": new.by, "life": json.loads(encode_life(life)), "macs": list(facts.macs)},
+        )
+        return ServerRecord(server_id, life, facts, PowerState.UNKNOWN, None, at)
+
+    def server(self, ref: str) -> ServerRecord:
+        """Return the server of this id or name. Raises Unknown, with the nearest name."""
+        with self._db.read() as connection:
+            row = connection.execute(_BY_ID, {"ref": ref}).first()
+            row = row or connection.execute(_BY_NAME, {"ref": ref}).first()
+            if row is None:
+                near = get_close_matches(ref, connection.execute(_NAMES).scalars().all(), n=1)
+                raise Unknown(f"no server {ref!r}", nearest=near[0] if near else None)
+        return _record(row)
+
+    def server_by_mac(self, mac: str) -> ServerRecord | None:
+        """`mac` in lower-case colon form."""
+        return self._one(_BY_MAC, mac)
+
+    def server_by_uuid(self, uuid: str) -> ServerRecord | None:
+        return self._one(_BY_UUID, uuid.lower()) if uuid else None
+
+    def find_boot(self, mac: str, uuid: str = "", serial: str = "") -> ServerRecord | None:
+        """Return whose machine this is: by MAC, else by UUID, else by a serial number that only one server has."""
+        found = self.server_by_mac(mac) if mac else None
+        if found is None and uuid:
+            found = self.server_by_uuid(uuid)
+        if found is None and serial:
+            with self._db.read() as connection:
+                rows = connection.execute(_BY_SERIAL, {"ref": serial}).all()
+            found = _record(rows[0]) if len(rows) == 1 else None
+        return found
+
+    def _one(self, asked: Any, ref: str) -> ServerRecord | None:
+        with self._db.read() as connection:
+            row = connection.execute(asked, {"ref": ref}).first()
+        return None if row is None else _record(row)
+
+    def servers(self, state: str | None = None, tags: Mapping[str, str] | None = None) -> list[ServerRecord]:
+        """Return all servers, by name; with `tags` only those that carry every one of them."""
+        with self._db.read() as connection:
+            if state is None:
+                rows = connection.execute(_ALL).all()
+            else:
+                rows = connection.execute(_IN_STATE, {"state": str(state)}).all()
+        records = [_record(row) for row in rows]
+        if tags:
+            wanted = tags.items()
+            records = [record for record in records if wanted <= dict(record.facts.tags).items()]
+        return records
+
+    def credentials(self, server_id: str) -> tuple[str, str]:
+        """Return the BMC account, ("", "") where none was given. Raises Unknown, Unavailable."""
+        with self._db.read() as connection:
+            sealed = connection.execute(_SEALED, {"ref": server_id}).scalar()
+        if sealed is None:
+            self.server(server_id)
+            return "", ""
+        user, password = json.loads(self._secrets.open(sealed))
+        return user, password
+
+    def set_facts(
+        self,
+        server_id: str,
+        facts: Facts,
+        credentials: Credentials | None,
+        at: datetime,
+        by: str,
+        note: str,
+        *,
+        before: Facts | None = None,
+    ) -> ServerRecord:
+        """Replace a server's facts, and its BMC account where one is given; one audit row.
+
+        `before`: the facts that the new ones were made from; if they are not the stored ones any more, Conflict is
+        raised and nothing is written. Conflict (BM501) also names the other server where something is taken.
+        """
+        with self._db.write() as connection:
+            row = connection.execute(_BY_ID, {"ref": server_id}).first()
+            if row is None:
+                raise Unknown(f"no server {server_id!r}")
+            old = _record(row)
+            if before is not None and before != old.facts:
+                raise Conflict(
+                    "somebody else changed the server meanwhile",
+                    code="BM503",
+                    server=old.name,
+                    fix="look at it again",
+                )
+            _refuse_clash(connection, server_id, old.name, facts)
+            connection.execute(update(SERVERS).where(_S.id == server_id).values(**_columns(facts)))
+            if facts.macs != old.facts.macs:
+                connection.execute(delete(MACS).where(MACS.c.server_id == server_id))
+                _add_macs(connection, server_id, facts.macs)
+            if credentials is not None:
+                connection.execute(delete(CREDENTIALS).where(CREDENTIALS.c.server_id == server_id))
+                self._seal(connection, server_id, credentials)
+            known = _document(old.facts)
+            what = [name for name, value in _document(facts).items() if value != known[name]]
+            what += ["credentials"] if credentials is not None else []
+            audit(connection, at, server_id, old.name, note, by=by, data={"changed": what})
+        return replace(old, facts=facts)
+
+    def forget(self, server_id: str, at: datetime, by: str) -> None:
+        """Remove a server with its account, runs and logs. Its history stays; its id never comes back."""
+        with self._db.write() as connection:
+            row = connection.execute(_BY_ID, {"ref": server_id}).first()
+            if row is None:
+                raise Unknown(f"no server {server_id!r}")
+            old = _record(row)
+            connection.execute(delete(SERVERS).where(_S.id == server_id))
+            audit(
+                connection,
+                at,
+                server_id,
+                old.name,
+                "forgotten",
+                by=by,
+                run=old.life.run.number if old.life.run else None,
+                data={"state": str(old.life.state), "macs": list(old.facts.macs)},
+            )
+
+    def set_power(self, server_id: str, power: PowerState, at: datetime) -> HistoryEntry | None:
+        """Note the power state that was read; a change is an observation in the history, and is returned."""
+        with self._db.read() as connection:
+            row = connection.execute(_POWER, {"ref": server_id}).first()
+        if row is None:
+            return None
+        seen = maybe_moment(row.power_seen_at)
+        if row.power_state == power and seen is not None and seen <= at < seen + POWER_FRESH:
+            return None
+        with self._db.write() as connection:
+            row = connection.execute(_POWER, {"ref": server_id}).first()
+            if row is None:
+                return None
+            values = {"power_state": str(power), "power_seen_at": micros(at)}
+            connection.execute(_SET_POWER, {"ref": server_id, **values})
+            if row.power_state == power:
+                return None
+            return append(
+                connection,
+                at,
+                server_id,
+                row.name,
+                None,
+                "observation",
+                f"power {power}",
+                data={"what": "power", "power": str(power), "before": row.power_state},
+            )
+
+    def reseal(self) -> int:
+        """Seal every stored account with the newest key; returns how many. One transaction."""
+        with self._db.write() as connection:
+            rows = connection.execute(select(CREDENTIALS)).all()
+            for row in rows:
+                connection.execute(
+                    update(CREDENTIALS)
+                    .where(CREDENTIALS.c.server_id == row.server_id)
+                    .values(sealed=self._secrets.reseal(row.sealed))
+                )
+        return len(rows)
+
+    def _seal(self, connection: Connection, server_id: str, account: Credentials) -> None:
+        sealed = self._secrets.seal(dump([account.user, account.password]))
+        connection.execute(insert(CREDENTIALS), {"server_id": server_id, "sealed": sealed})
+
+
+def _columns(facts: Facts) -> dict[str, Any]:
+    """Return the columns that hold facts. What is not known is NULL, because unknown things do not clash."""
+    return {
+        "facts": dump(_document(facts)),
+        "bmc_identity": facts.bmc_identity,
+        "uuid": facts.uuid.lower() or None,
+        "serial": facts.serial or None,
+    }
+
+
+def _add_macs(connection: Connection, server_id: str, macs: Iterable[str]) -> None:
+    for mac in macs:
+        connection.execute(insert(MACS), {"mac": mac, "server_id": server_id})
+        connection.execute(delete(UNKNOWNS).where(UNKNOWNS.c.mac == mac))
+
+
+def _refuse_clash(connection: Connection, server_id: str, name: str, facts: Facts) -> None:
+    for (column, what), value in zip(_CLASHES, (name, facts.bmc_identity, facts.uuid.lower()), strict=True):
+        if value:
+            asked = select(_S.name).where(column == value, _S.id != server_id)
+            if (other := connection.execute(asked).scalar()) is not None:
+                raise _taken(what, value, name, other)
+    asked = (
+        select(MACS.c.mac, _S.name)
+        .join(SERVERS, MACS.c.server_id == _S.id)
+        .where(or_(*(MACS.c.mac == mac for mac in facts.macs)), _S.id != server_id)
+    )
+    if facts.macs and (row := connection.execute(asked).first()) is not None:
+        raise _taken("MAC", row.mac, name, row.name)
+
+
+def _assert_apart(new: Sequence[NewServer]) -> None:
+    """Refuse what clashes within one enrolment, before the database is asked."""
+    seen: dict[tuple[str, str], str] = {}
+    for one in new:
+        facts = one.facts
+        marks = [("name", one.life.name), ("BMC", facts.bmc_identity), ("UUID", facts.uuid.lower())]
+        for mark in [*marks, *(("MAC", mac) for mac in facts.macs)]:
+            if mark[1] and mark in seen:
+                raise _taken(*mark, one.life.name, seen[mark])
+            seen[mark] = one.life.name
+
+
+def _taken(what: str, value: str, name: str, other: str) -> Conflict:
+    if what == "name":
+        return Conflict(
+            f"there is a server {value!r} already", server=name, fix="take another name, or forget that one"
+        )
+    return Conflict(
+        f"the {what} {value} belongs to the server {other!r} already",
+        server=name,
+        fix=f"correct it here or there, or forget {other!r}",
+    )
+
+
+def _document(facts: Facts) -> dict[str, Any]:
+    document = {field.name: getattr(facts, field.name) for field in fields(facts)}
+    return {**document, "vars": dict(facts.vars), "tags": dict(facts.tags)}
+
+
+@lru_cache(maxsize=2048)
+def _facts(text: str) -> Facts:
+    document = json.loads(text)
+    for name in ("macs", "quirks"):
+        document[name] = tuple(document.get(name) or ())
+    for name in ("vars", "tags"):
+        document[name] = MappingProxyType(document.get(name) or {})
+    known = Facts.__dataclass_fields__
+    return Facts(**{name: value for name, value in document.items() if name in known})
+
+
+def _record(row: Row[*tuple[Any, ...]]) -> ServerRecord:
+    server_id, life, generation, fence, facts, power, seen, created = row
+    return ServerRecord(
+        server_id,
+        decode_life(life, generation, fence),
+        _facts(facts),
+        PowerState(power),
+        None if seen is None else moment(seen),
+        moment(created),
+    )

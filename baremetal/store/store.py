@@ -1,0 +1,50 @@
+"""The store: everything that outlives the process, in one database.
+
+Owns opening and closing; its methods come from one part per noun. What leaves it are the frozen values of `records.py`.
+A fault of the database is `Unavailable`; then nothing was written.
+"""
+
+from __future__ import annotations
+
+from baremetal.store.access import Access
+from baremetal.store.database import Database
+from baremetal.store.history import History
+from baremetal.store.migrate import migrate
+from baremetal.store.runs import Runs
+from baremetal.store.secrets import Secrets
+from baremetal.store.servers import Servers
+from baremetal.store.sightings import Sightings
+from baremetal.store.transitions import Transitions
+
+
+class Store(Servers, Transitions, Runs, History, Sightings, Access):
+    """One database, for all threads of the process."""
+
+    @classmethod
+    def open(cls, url: str, secrets: Secrets) -> Store:
+        """Open a database, made or migrated where that is due.
+
+        `sqlite:///FILE`, `postgresql://…` (extra `postgresql`), or `sqlite://` for one in memory. Raises Unavailable,
+        Invalid.
+        """
+        database = Database(url)
+        try:
+            migrate(database)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, secrets)
+
+    def close(self) -> None:
+        """Close the database. Idempotent."""
+        self._db.close()
+
+    def rotate_key(self) -> int:
+        """Make a new sealing key, seal every account with it, and drop the old one; returns how many.
+
+        Whatever kills this half-way, the key file still opens everything that is stored.
+        """
+        self._secrets.add_key()
+        resealed = self.reseal()
+        self._secrets.drop_old_keys()
+        return resealed

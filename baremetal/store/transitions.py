@@ -1,0 +1,167 @@
+"""The path of a decision into the database, and the short exclusive holds around acting on it.
+
+Owns the guard (generation and fence), the one transaction of a decision, reservations, and what is due. Statements are
+SQLAlchemy Core, built once: the simulation lives on this path. Knows no reason for any change: `decide` had it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import and_, bindparam, case, func, or_, select, update
+
+from baremetal.lifecycle.decide import Decision, Outcome
+from baremetal.lifecycle.events import Event
+from baremetal.lifecycle.model import Server
+from baremetal.store.codec import encode_event, encode_life
+from baremetal.store.history import append
+from baremetal.store.part import Part
+from baremetal.store.records import HistoryEntry, RunRecord
+from baremetal.store.runs import add_run, end_run, learn
+from baremetal.store.tables import SERVERS, micros, moment
+
+_S = SERVERS.c
+_GUARDED = and_(
+    _S.id == bindparam("the_id"), _S.generation == bindparam("guard"), _S.fence == bindparam("guard_fence")
+)
+_MOVE = update(SERVERS).where(_GUARDED)
+_STILL = select(_S.id).where(_GUARDED).with_for_update()
+
+# Held: until its time, and only while nobody raised the fence over its holder's head (abort, maintenance).
+_HELD = and_(_S.reserved_until > bindparam("now"), _S.reserved_fence == _S.fence)
+_FREE = or_(_S.reserved_until.is_(None), _S.reserved_until <= bindparam("now"), _S.reserved_fence != _S.fence)
+_RESERVE = (
+    update(SERVERS)
+    .where(_S.id == bindparam("the_id"), _FREE)
+    .values(fence=_S.fence + 1, reserved_fence=_S.fence + 1, reserved_until=bindparam("until"))
+    .returning(_S.fence)
+)
+_UNRESERVE = (
+    update(SERVERS)
+    .where(_S.id == bindparam("the_id"), _S.reserved_fence == bindparam("held"))
+    .values(reserved_until=None, reserved_fence=None)
+)
+_VOID = update(SERVERS).where(_S.reserved_until.is_not(None)).values(reserved_until=None, reserved_fence=None)
+_DUE = select(_S.id).where(_S.due_at <= bindparam("now"), _FREE).order_by(_S.due_at, _S.id)
+_NEXT = select(
+    func.min(
+        case(
+            (and_(_S.reserved_until > _S.due_at, _S.reserved_fence == _S.fence), _S.reserved_until),
+            else_=_S.due_at,
+        )
+    )
+).where(_S.due_at.is_not(None))
+
+
+class Transitions(Part):
+    """Decisions, reservations, and what is due."""
+
+    def commit(
+        self,
+        server_id: str,
+        before: Server,
+        decision: Decision,
+        event: Event,
+        at: datetime,
+        *,
+        begin: RunRecord | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> HistoryEntry | None:
+        """Write a decision down: the life, its history row and its run's record, in one transaction.
+
+        None means that the guard is lost: since `before` was read somebody else moved the server, and nothing was
+        written. A refusal or a no-op writes its history row only, under the same guard. `facts` are fields of the
+        run's record (`boot_id disk disks ssh_host_keys addresses accepted`). Raises Unavailable.
+        """
+        after = decision.server
+        changed = decision.outcome is Outcome.CHANGED
+        guard = {"the_id": server_id, "guard": before.generation, "guard_fence": before.fence}
+        with self._db.write() as connection:
+            if changed:
+                _assert_grows(before, after)
+                moved = connection.execute(
+                    _MOVE,
+                    {
+                        **guard,
+                        "life": encode_life(after),
+                        "state": after.state,
+                        "generation": after.generation,
+                        "fence": after.fence,
+                        "due_at": _due_at(decision),
+                    },
+                )
+                if moved.rowcount != 1:
+                    return None
+                if begin is not None:
+                    add_run(connection, begin)
+                run = before.run or after.run
+                if run is not None and facts:
+                    learn(connection, server_id, run.number, facts)
+                if before.run is not None and after.run is None:
+                    end_run(connection, server_id, before.run.number, at, str(after.state), after.last_error)
+            elif connection.execute(_STILL, guard).first() is None:
+                return None
+            about = before.run or after.run
+            return append(
+                connection,
+                at,
+                server_id,
+                before.name,
+                about.number if about is not None else getattr(event, "run", None),
+                "decision",
+                decision.note,
+                from_state=str(before.state),
+                to_state=str(after.state),
+                outcome=str(decision.outcome),
+                event=encode_event(event),
+                fence=before.fence,
+            )
+
+    def reserve(self, server_id: str, until: datetime, at: datetime) -> int | None:
+        """Take the server for one turn and return the fence it runs under; None while somebody else holds it."""
+        with self._db.write() as connection:
+            row = connection.execute(
+                _RESERVE, {"the_id": server_id, "until": micros(until), "now": micros(at)}
+            ).first()
+        return None if row is None else int(row.fence)
+
+    def unreserve(self, server_id: str, fence: int) -> None:
+        """Give back the reservation that was taken under `fence`. Harmless when it is over."""
+        with self._db.write() as connection:
+            connection.execute(_UNRESERVE, {"the_id": server_id, "held": fence})
+
+    def void_reservations(self) -> None:
+        """Free every server: only for a process that knows that no other one works on this database."""
+        with self._db.write() as connection:
+            connection.execute(_VOID)
+
+    def due(self, now: datetime) -> list[str]:
+        """Return the ids of free servers that are owed something, or whose deadline has passed; longest first."""
+        with self._db.read() as connection:
+            return list(connection.execute(_DUE, {"now": micros(now)}).scalars())
+
+    def next_due(self) -> datetime | None:
+        """Return when `due` will next have something to say, unless something happens before; None for never."""
+        with self._db.read() as connection:
+            at = connection.execute(_NEXT).scalar()
+        return None if at is None else moment(at)
+
+
+def _due_at(decision: Decision) -> int | None:
+    run = decision.server.run
+    if run is None:
+        return None
+    turn = (run.retry_at or run.entered) if decision.action is not None else None
+    moments = [micros(at) for at in (run.deadline, turn) if at is not None]
+    return min(moments, default=None)
+
+
+def _assert_grows(before: Server, after: Server) -> None:
+    """I10 and I11, also in production: numbers that only grow."""
+    if after.generation != before.generation + 1 or after.fence < before.fence or after.runs < before.runs:
+        raise AssertionError(
+            f"{before.name}: generation {before.generation} to {after.generation}, "
+            f"fence {before.fence} to {after.fence}, runs {before.runs} to {after.runs}"
+        )
