@@ -21,7 +21,7 @@ from baremetal.drivers.base import (
     PowerTarget,
 )
 from baremetal.drivers.process import Child
-from baremetal.errors import BmcError, BmcErrorKind, Invalid
+from baremetal.errors import BmcError, BmcErrorKind, Invalid, Unavailable
 
 SESSION_FULL_WAIT_S = 65.0
 """BMCs reap idle sessions after 60 s (openbmc/openbmc#1241, ipmitool/ipmitool#213)."""
@@ -112,7 +112,8 @@ class IpmiDriver:
     """One session with one BMC, in a child process of its own. Implements `BmcDriver`."""
 
     def __init__(self, url: BmcUrl, credentials: BmcCredentials, deadlines: Deadlines) -> None:
-        """Log in. Raises BmcError of any kind, and Invalid for an account that IPMI cannot carry."""
+        """Log in. Raises BmcError of any kind, Invalid for an account that IPMI cannot carry, and Unavailable when
+        this machine can start no process more."""
         self._place = url.identity
         self._deadlines = deadlines
         user, password = _account(credentials)
@@ -128,7 +129,12 @@ class IpmiDriver:
                 BmcErrorKind.UNSUPPORTED,
                 fix="write cipher=17 or cipher=3, or leave it out",
             )
-        self._child = Child()
+        try:
+            self._child = Child()
+        except OSError as error:
+            raise Unavailable(
+                f"{self._place}: no process could be started for the conversation", seen=error.strerror
+            ) from error
         try:
             self._ask(
                 ("open", url.host, url.port, user, password, url.privilege, url.cipher), deadlines.connect_s

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from baremetal.drivers.base import (
+    BmcCredentials,
     BmcDriver,
     BmcUrl,
     BootDevice,
@@ -22,6 +23,7 @@ from baremetal.drivers.base import (
     PowerTarget,
 )
 from baremetal.drivers.registry import open_conversation
+from baremetal.engine.conversations import BmcMemo, Conversations
 from baremetal.errors import BmcError, BmcErrorKind, Invalid, Refused, Superseded
 from baremetal.sim.chassis import BootOrder
 from baremetal.sim.knobs import Knobs
@@ -339,6 +341,52 @@ class TestPermit:
         with pytest.raises(Superseded):
             bmc.set_boot_device(BootDevice.PXE, persistent=False, efi=False, permit=decide)
         assert bmc.boot_device() == BootFlags(valid=False, device=BootDevice.NONE)
+
+
+class TestOneBadBmc:
+    """A BMC that misbehaves costs its own conversations and nobody else's."""
+
+    @pytest.mark.timeout(120)
+    def test_healthy_neighbours_notice_nothing(self, make_ipmi_rig: MakeRig) -> None:
+        bad = [make_ipmi_rig(malformed=1.0), make_ipmi_rig(loss=1.0), make_ipmi_rig(reply_delay_s=3.0)]
+        good = [make_ipmi_rig() for _ in range(4)]
+        with ThreadPoolExecutor(16) as pool:
+            trouble = [pool.submit(_one_attempt, rig) for rig in bad for _ in range(2)]
+            for _ in range(5):
+                assert list(pool.map(_one_attempt, good)) == [PowerState.ON] * len(good)
+            kinds = {attempt.result() for attempt in trouble}
+        assert kinds <= {BmcErrorKind.PROTOCOL, BmcErrorKind.UNREACHABLE, BmcErrorKind.DEADLINE}
+
+    def test_no_account_is_locked_out(self, make_rig: MakeRig) -> None:
+        rig = make_rig(lockout_after=2)
+        conversations = Conversations(
+            lambda url, account: open_conversation(url, account), ForgetfulMemory(), secret=b"s" * 32
+        )
+        url = BmcUrl.parse(rig.url)
+
+        def knock(_: int) -> BmcErrorKind | None:
+            try:
+                with conversations.open(url, BmcCredentials("admin", "wrong")):
+                    return None
+            except BmcError as error:
+                return error.kind
+
+        with ThreadPoolExecutor(8) as pool:
+            kinds = list(pool.map(knock, range(16)))
+        assert sorted(kinds, key=str) == [BmcErrorKind.AUTH] + [BmcErrorKind.FROZEN] * 15
+        assert rig.bmc.requests["rakp1"] + rig.bmc.requests["log-in"] == 1
+        with conversations.open(url, BmcCredentials("admin", PASSWORD)) as bmc:
+            assert bmc.power() is PowerState.OFF
+
+
+class ForgetfulMemory:
+    """Remembers nothing: what the process knows must do."""
+
+    def load(self, identity: str) -> BmcMemo | None:
+        return None
+
+    def save(self, identity: str, memo: BmcMemo) -> None:
+        pass
 
 
 class TestLossyNetwork:

@@ -15,7 +15,7 @@ import pytest
 
 from baremetal.drivers.base import BmcCredentials, BmcUrl, Deadlines, PowerState
 from baremetal.drivers.ipmi import IpmiDriver
-from baremetal.errors import BmcError, BmcErrorKind, Invalid
+from baremetal.errors import BmcError, BmcErrorKind, Invalid, Unavailable
 from baremetal.sim.bmc import SimulatedBmc
 from baremetal.sim.chassis import DummyChassis
 from baremetal.sim.rmcp import BmcFarm
@@ -283,6 +283,29 @@ def test_what_is_not_supported_is_said_in_the_open(options: str) -> None:
         assert error.kind is BmcErrorKind.UNSUPPORTED
         assert options.partition("=")[0] in str(error)
         assert seen == []
+
+
+def test_ipv6() -> None:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 loopback here")
+    bmc = SimulatedBmc(DummyChassis(), time.monotonic, users=(User("admin", "right"),))
+    with BmcFarm("::1") as farm:
+        url = BmcUrl.parse(f"ipmi://[::1]:{farm.add(bmc)}")
+        driver = IpmiDriver(url, BmcCredentials("admin", "right"), Deadlines())
+        assert driver.power() is PowerState.OFF
+        driver.close()
+
+
+def test_no_process_more_is_our_trouble_and_not_the_bmcs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("multiprocessing.Pipe", refuse)
+    with pytest.raises(Unavailable, match="Too many open files"):
+        _open(1)
 
 
 def test_a_name_that_does_not_resolve() -> None:
