@@ -146,6 +146,7 @@ class SimDriver(IpmiDriver):
 
     def _execute(self, netfn: int, command: int, data: bytes) -> tuple[int, bytes]:
         bmc = self._bmc
+        bmc.advance()  # sessions are reaped by time, not by being asked
         if bmc.sessions.get(self._session.number) is not self._session:
             raise Silence  # reaped, or forgotten in a restart: the BMC ignores what it cannot place
         if self._late is not None:  # an earlier packet that was held up comes now, and is executed once more

@@ -166,6 +166,13 @@ def test_after_silence_the_conversation_is_over_and_its_slot_waits_to_be_reaped(
     assert len(rig.bmc.sessions) == 1
 
 
+def test_a_session_that_was_reaped_meanwhile_is_silent(rig: Rig) -> None:
+    bmc = rig.open()
+    rig.now += 61
+    assert kind_of(bmc.power) is BmcErrorKind.DEADLINE
+    assert rig.bmc.requests["get-chassis-status"] == 0
+
+
 def test_lies_are_passed_on_for_the_read_back_to_catch(rig: Rig) -> None:
     rig.bmc.knobs = Knobs(lie_power=1, stale_flags=1, efi_policy=EfiPolicy.DROPS)
     bmc = rig.open()
