@@ -31,8 +31,8 @@ from baremetal.errors import LoginError
 
 ANSWER_CAP = 4096
 UNREACHABLE = "BM403"
-WRONG_HOST_KEY = "BM404"
-LOGIN_REFUSED = "BM405"
+WRONG_HOST_KEY = "BM406"
+LOGIN_REFUSED = "BM407"
 
 # A key without its forced command would run this: harmless, and its empty answer proves nothing.
 _ASKED = "true"
@@ -67,8 +67,8 @@ def check_login(
     """Log in once and return what the forced command printed, at most `ANSWER_CAP` bytes of it.
 
     `host_keys` are public key lines; a machine that shows none of them is refused before our key is offered.
-    Takes at most `deadline_s` in all. Raises LoginError: transient where nothing answered properly (BM403), final
-    for a wrong host key (BM404), a refused key or a forced command that failed (BM405).
+    Takes at most `deadline_s` in all. Raises LoginError: transient where nothing answered properly (UNREACHABLE), final
+    for a wrong host key (WRONG_HOST_KEY), a refused key or a forced command that failed (LOGIN_REFUSED).
     """
     deadline = time.monotonic() + deadline_s
     place = f"[{address}]:{port}" if port != paramiko.config.SSH_PORT else address

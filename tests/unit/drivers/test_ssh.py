@@ -12,7 +12,14 @@ from contextlib import contextmanager
 import paramiko
 import pytest
 
-from baremetal.drivers.ssh import ANSWER_CAP, check_login, generate_keypair
+from baremetal.drivers.ssh import (
+    ANSWER_CAP,
+    LOGIN_REFUSED,
+    UNREACHABLE,
+    WRONG_HOST_KEY,
+    check_login,
+    generate_keypair,
+)
 from baremetal.errors import LoginError
 
 OWN = generate_keypair()
@@ -161,7 +168,7 @@ def test_a_wrong_host_key_is_refused_before_our_key_is_offered() -> None:
             login(port)
         assert command.offered == []
     assert not caught.value.transient
-    assert caught.value.code == "BM404"
+    assert caught.value.code == WRONG_HOST_KEY
     assert caught.value.seen == private(OTHER.private).fingerprint
 
 
@@ -181,7 +188,7 @@ def test_a_refused_key_is_final() -> None:
     ):
         login(port)
     assert not caught.value.transient
-    assert caught.value.code == "BM405"
+    assert caught.value.code == LOGIN_REFUSED
 
 
 def test_a_failing_command_is_final_and_shows_what_it_said() -> None:
@@ -210,7 +217,7 @@ def test_a_closed_port_is_transient() -> None:
     with pytest.raises(LoginError, match="no SSH answer from") as caught:
         login(port)
     assert caught.value.transient
-    assert caught.value.code == "BM403"
+    assert caught.value.code == UNREACHABLE
 
 
 def silent(connection: socket.socket) -> None:
@@ -251,7 +258,7 @@ def test_whatever_answers_the_deadline_holds_and_it_is_transient(
             login(port, deadline_s=0.4)
         assert time.monotonic() - began < 2
     assert caught.value.transient
-    assert caught.value.code == "BM403"
+    assert caught.value.code == UNREACHABLE
 
 
 def test_a_command_that_never_ends_is_bounded() -> None:
