@@ -16,6 +16,7 @@ from dataclasses import fields, is_dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cache, lru_cache
+from operator import attrgetter
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from baremetal.errors import Unavailable
@@ -89,29 +90,35 @@ def _read(shape: _Shape, document: Mapping[str, Any]) -> Any:
 
 
 class _Shape:
-    """How one dataclass is turned, worked out from its annotations."""
+    """How one dataclass is turned, worked out from its annotations. Most fields are JSON already."""
 
-    __slots__ = ("_in", "_out", "kind")
+    __slots__ = ("_get", "_in", "_known", "_names", "_out", "kind")
 
     def __init__(self, kind: type) -> None:
         hints = get_type_hints(kind)
         self.kind = kind
-        self._out = tuple((field.name, _encoder(hints[field.name])) for field in fields(kind))
-        self._in = tuple((field.name, _decoder(hints[field.name])) for field in fields(kind))
+        self._names = tuple(field.name for field in fields(kind))
+        self._known = frozenset(self._names)
+        # two names at least, or the getter would return a bare value
+        self._get = attrgetter(*self._names) if len(self._names) > 1 else None
+        self._out = [(name, turn) for name in self._names if (turn := _encoder(hints[name]))]
+        self._in = [(name, turn) for name in self._names if (turn := _decoder(hints[name]))]
 
     def encode(self, value: Any) -> Json:
-        document = {}
+        if self._get is not None:
+            document = dict(zip(self._names, self._get(value), strict=True))
+        else:
+            document = {name: getattr(value, name) for name in self._names}
         for name, turn in self._out:
-            item = getattr(value, name)
-            document[name] = item if turn is None or item is None else turn(item)
+            if (item := document[name]) is not None:
+                document[name] = turn(item)
         return document
 
     def decode(self, document: Mapping[str, Any]) -> Any:
-        values = {}
+        values = {name: document[name] for name in document if name in self._known}
         for name, turn in self._in:
-            if name in document:
-                item = document[name]
-                values[name] = item if turn is None or item is None else turn(item)
+            if (item := values.get(name)) is not None:
+                values[name] = turn(item)
         return self.kind(**values)
 
 

@@ -16,12 +16,16 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.model import Server
 from baremetal.store.codec import decode_event, dump
+from baremetal.store.database import Prepared
 from baremetal.store.part import Part
 from baremetal.store.records import HistoryEntry, Observed
 from baremetal.store.tables import HISTORY, micros, moment
 from baremetal.telemetry import redact, redact_text
 
-_ADD = insert(HISTORY)
+_ADD = Prepared(
+    insert(HISTORY).returning(HISTORY.c.id),
+    [column.name for column in HISTORY.c if column.name != "id"],
+)
 _LAST = select(func.max(HISTORY.c.id))
 _BATCH = 1000
 
@@ -43,8 +47,8 @@ def append(
     fence: int | None = None,
 ) -> HistoryEntry:
     """Add one row to the transaction that is open on `connection`."""
-    done = connection.execute(
-        _ADD,
+    added = _ADD.run(
+        connection,
         {
             "at": micros(at),
             "server_id": server_id,
@@ -60,7 +64,7 @@ def append(
             "data": dump(data) if data else "{}",
         },
     )
-    (number,) = done.inserted_primary_key or (0,)
+    (number,) = added.fetchone()
     return HistoryEntry(
         number,
         at,

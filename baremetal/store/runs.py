@@ -7,14 +7,15 @@ only shows as `ended_at`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from baremetal.errors import Refused, Unknown
 from baremetal.store.codec import dump
+from baremetal.store.database import Prepared
 from baremetal.store.part import Part
 from baremetal.store.records import LogRecord, RunRecord
 from baremetal.store.tables import LOGS, RUNS, maybe_moment, micros, moment
@@ -23,9 +24,14 @@ LOG_CAP = 1024 * 1024
 LOG_NAMES = 64
 
 _R = RUNS.c
-_ONE = select(RUNS).where(_R.server_id == bindparam("the_id"), _R.number == bindparam("the_number"))
-_ALL = select(RUNS).where(_R.server_id == bindparam("the_id")).order_by(_R.number)
-_ADD = insert(RUNS)
+_ONE = Prepared(select(RUNS).where(_R.server_id == bindparam("the_id"), _R.number == bindparam("the_number")))
+_ALL = Prepared(select(RUNS).where(_R.server_id == bindparam("the_id")).order_by(_R.number))
+_COLUMNS = [column.name for column in RUNS.c]
+_ADD = Prepared(insert(RUNS), _COLUMNS)
+_END = Prepared(
+    update(RUNS).where(_R.server_id == bindparam("the_id"), _R.number == bindparam("the_number")),
+    ("ended_at", "outcome", "error"),
+)
 _CHANGE = update(RUNS).where(_R.server_id == bindparam("the_id"), _R.number == bindparam("the_number"))
 _ACCEPTED = select(_R.accepted).where(
     _R.server_id == bindparam("the_id"), _R.number == bindparam("the_number")
@@ -43,13 +49,13 @@ class Runs(Part):
 
     def run(self, server_id: str, number: int) -> RunRecord | None:
         with self._db.read() as connection:
-            row = connection.execute(_ONE, {"the_id": server_id, "the_number": number}).first()
+            row = _ONE.run(connection, {"the_id": server_id, "the_number": number}).fetchone()
         return None if row is None else _run(row)
 
     def runs(self, server_id: str) -> list[RunRecord]:
         """Return a server's runs, oldest first."""
         with self._db.read() as connection:
-            rows = connection.execute(_ALL, {"the_id": server_id}).all()
+            rows = _ALL.run(connection, {"the_id": server_id}).fetchall()
         return [_run(row) for row in rows]
 
     def add_log(self, server_id: str, run: int, name: str, content: bytes, at: datetime | None = None) -> int:
@@ -86,8 +92,8 @@ class Runs(Part):
 
 def add_run(connection: Connection, run: RunRecord) -> None:
     """Add a run's record to the open transaction."""
-    connection.execute(
-        _ADD,
+    _ADD.run(
+        connection,
         {
             "server_id": run.server_id,
             "number": run.number,
@@ -129,28 +135,25 @@ def end_run(
     connection: Connection, server_id: str, number: int, at: datetime, outcome: str, error: str
 ) -> None:
     key = {"the_id": server_id, "the_number": number}
-    connection.execute(_CHANGE, {**key, "ended_at": micros(at), "outcome": outcome, "error": error})
+    _END.run(connection, {**key, "ended_at": micros(at), "outcome": outcome, "error": error})
 
 
 def _stamps(accepted: Mapping[str, datetime]) -> dict[str, str]:
     return {str(signal): at.isoformat() for signal, at in accepted.items()}
 
 
-def _run(row: Row[Any]) -> RunRecord:
+def _run(row: Sequence[Any]) -> RunRecord:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    accepted = json.loads(values["accepted"])
     return RunRecord(
-        server_id=row.server_id,
-        number=row.number,
-        verb=row.verb,
-        profile=row.profile,
-        frozen=json.loads(row.frozen),
-        started_at=moment(row.started_at),
-        ended_at=maybe_moment(row.ended_at),
-        outcome=row.outcome,
-        error=row.error,
-        boot_id=row.boot_id,
-        disk=row.disk,
-        disks=json.loads(row.disks),
-        ssh_host_keys=tuple(json.loads(row.ssh_host_keys)),
-        addresses=tuple(json.loads(row.addresses)),
-        accepted={signal: datetime.fromisoformat(at) for signal, at in json.loads(row.accepted).items()},
+        **{
+            **values,
+            "frozen": json.loads(values["frozen"]),
+            "started_at": moment(values["started_at"]),
+            "ended_at": maybe_moment(values["ended_at"]),
+            "disks": json.loads(values["disks"]),
+            "ssh_host_keys": tuple(json.loads(values["ssh_host_keys"])),
+            "addresses": tuple(json.loads(values["addresses"])),
+            "accepted": {signal: datetime.fromisoformat(at) for signal, at in accepted.items()},
+        }
     )

@@ -16,11 +16,12 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from baremetal.errors import Conflict, Unknown
 from baremetal.lifecycle.model import PowerState
 from baremetal.store.codec import decode_life, dump, encode_life
+from baremetal.store.database import Prepared
 from baremetal.store.history import append, audit
 from baremetal.store.part import Part
 from baremetal.store.records import Credentials, Facts, HistoryEntry, NewServer, ServerRecord
@@ -48,22 +49,30 @@ _READ = select(
     _S.power_seen_at,
     _S.created_at,
 )
-_BY_ID = _READ.where(_S.id == bindparam("ref"))
-_BY_NAME = _READ.where(_S.name == bindparam("ref"))
-_BY_MAC = _READ.join(MACS, MACS.c.server_id == _S.id).where(MACS.c.mac == bindparam("ref"))
-_BY_UUID = _READ.where(_S.uuid == bindparam("ref"))
-_BY_SERIAL = _READ.where(_S.serial == bindparam("ref")).limit(2)
+_BY_ID = Prepared(_READ.where(_S.id == bindparam("ref")))
+_BY_NAME = Prepared(_READ.where(_S.name == bindparam("ref")))
+_BY_MAC = Prepared(_READ.join(MACS, MACS.c.server_id == _S.id).where(MACS.c.mac == bindparam("ref")))
+_BY_UUID = Prepared(_READ.where(_S.uuid == bindparam("ref")))
+_BY_SERIAL = Prepared(_READ.where(_S.serial == bindparam("ref")).limit(2))
 _ALL = _READ.order_by(_S.name)
 _IN_STATE = _ALL.where(_S.state == bindparam("state"))
 _NAMES = select(_S.name)
-_SEALED = select(CREDENTIALS.c.sealed).where(CREDENTIALS.c.server_id == bindparam("ref"))
-_POWER = select(_S.name, _S.power_state, _S.power_seen_at).where(_S.id == bindparam("ref"))
-_SET_POWER = update(SERVERS).where(_S.id == bindparam("ref"))
-_CLASHES = (
-    (_S.name, "name"),
-    (_S.bmc_identity, "BMC"),
-    (_S.uuid, "UUID"),
+_SEALED = Prepared(select(CREDENTIALS.c.sealed).where(CREDENTIALS.c.server_id == bindparam("ref")))
+_POWER = Prepared(select(_S.name, _S.power_state, _S.power_seen_at).where(_S.id == bindparam("ref")))
+_SET_POWER = Prepared(update(SERVERS).where(_S.id == bindparam("ref")), ("power_state", "power_seen_at"))
+_CLASHES = tuple(
+    (Prepared(select(_S.name).where(column == bindparam("ref"), _S.id != bindparam("self"))), what)
+    for column, what in ((_S.name, "name"), (_S.bmc_identity, "BMC"), (_S.uuid, "UUID"))
 )
+_MAC_CLASH = Prepared(
+    select(_S.name)
+    .join(MACS, MACS.c.server_id == _S.id)
+    .where(MACS.c.mac == bindparam("ref"), _S.id != bindparam("self"))
+)
+_ADD = Prepared(insert(SERVERS), [column.name for column in SERVERS.c])
+_ADD_MAC = Prepared(insert(MACS), ("mac", "server_id"))
+_KNOWN_NOW = Prepared(delete(UNKNOWNS).where(UNKNOWNS.c.mac == bindparam("the_mac")))
+_ADD_SEALED = Prepared(insert(CREDENTIALS), ("server_id", "sealed"))
 
 
 class Servers(Part):
@@ -82,8 +91,8 @@ class Servers(Part):
         life, facts = new.life, new.facts
         server_id = uuid.uuid4().hex
         _refuse_clash(connection, server_id, life.name, facts)
-        connection.execute(
-            insert(SERVERS),
+        _ADD.run(
+            connection,
             {
                 "id": server_id,
                 "name": life.name,
@@ -119,8 +128,8 @@ class Servers(Part):
     def server(self, ref: str) -> ServerRecord:
         """Return the server of this id or name. Raises Unknown, with the nearest name."""
         with self._db.read() as connection:
-            row = connection.execute(_BY_ID, {"ref": ref}).first()
-            row = row or connection.execute(_BY_NAME, {"ref": ref}).first()
+            row = _BY_ID.run(connection, {"ref": ref}).fetchone()
+            row = row or _BY_NAME.run(connection, {"ref": ref}).fetchone()
             if row is None:
                 near = get_close_matches(ref, connection.execute(_NAMES).scalars().all(), n=1)
                 raise Unknown(f"no server {ref!r}", nearest=near[0] if near else None)
@@ -140,13 +149,13 @@ class Servers(Part):
             found = self.server_by_uuid(uuid)
         if found is None and serial:
             with self._db.read() as connection:
-                rows = connection.execute(_BY_SERIAL, {"ref": serial}).all()
+                rows = _BY_SERIAL.run(connection, {"ref": serial}).fetchall()
             found = _record(rows[0]) if len(rows) == 1 else None
         return found
 
-    def _one(self, asked: Any, ref: str) -> ServerRecord | None:
+    def _one(self, asked: Prepared, ref: str) -> ServerRecord | None:
         with self._db.read() as connection:
-            row = connection.execute(asked, {"ref": ref}).first()
+            row = asked.run(connection, {"ref": ref}).fetchone()
         return None if row is None else _record(row)
 
     def servers(self, state: str | None = None, tags: Mapping[str, str] | None = None) -> list[ServerRecord]:
@@ -165,11 +174,11 @@ class Servers(Part):
     def credentials(self, server_id: str) -> tuple[str, str]:
         """Return the BMC account, ("", "") where none was given. Raises Unknown, Unavailable."""
         with self._db.read() as connection:
-            sealed = connection.execute(_SEALED, {"ref": server_id}).scalar()
-        if sealed is None:
+            row = _SEALED.run(connection, {"ref": server_id}).fetchone()
+        if row is None:
             self.server(server_id)
             return "", ""
-        user, password = json.loads(self._secrets.open(sealed))
+        user, password = json.loads(self._secrets.open(row[0]))
         return user, password
 
     def set_facts(
@@ -189,7 +198,7 @@ class Servers(Part):
         raised and nothing is written. Conflict (BM501) also names the other server where something is taken.
         """
         with self._db.write() as connection:
-            row = connection.execute(_BY_ID, {"ref": server_id}).first()
+            row = _BY_ID.run(connection, {"ref": server_id}).fetchone()
             if row is None:
                 raise Unknown(f"no server {server_id!r}")
             old = _record(row)
@@ -217,7 +226,7 @@ class Servers(Part):
     def forget(self, server_id: str, at: datetime, by: str) -> None:
         """Remove a server with its account, runs and logs. Its history stays; its id never comes back."""
         with self._db.write() as connection:
-            row = connection.execute(_BY_ID, {"ref": server_id}).first()
+            row = _BY_ID.run(connection, {"ref": server_id}).fetchone()
             if row is None:
                 raise Unknown(f"no server {server_id!r}")
             old = _record(row)
@@ -236,29 +245,30 @@ class Servers(Part):
     def set_power(self, server_id: str, power: PowerState, at: datetime) -> HistoryEntry | None:
         """Note the power state that was read; a change is an observation in the history, and is returned."""
         with self._db.read() as connection:
-            row = connection.execute(_POWER, {"ref": server_id}).first()
+            row = _POWER.run(connection, {"ref": server_id}).fetchone()
         if row is None:
             return None
-        seen = maybe_moment(row.power_seen_at)
-        if row.power_state == power and seen is not None and seen <= at < seen + POWER_FRESH:
+        seen = maybe_moment(row[2])
+        if row[1] == power and seen is not None and seen <= at < seen + POWER_FRESH:
             return None
         with self._db.write() as connection:
-            row = connection.execute(_POWER, {"ref": server_id}).first()
+            row = _POWER.run(connection, {"ref": server_id}).fetchone()
             if row is None:
                 return None
             values = {"power_state": str(power), "power_seen_at": micros(at)}
-            connection.execute(_SET_POWER, {"ref": server_id, **values})
-            if row.power_state == power:
+            _SET_POWER.run(connection, {"ref": server_id, **values})
+            name, before, _ = row
+            if before == power:
                 return None
             return append(
                 connection,
                 at,
                 server_id,
-                row.name,
+                name,
                 None,
                 "observation",
                 f"power {power}",
-                data={"what": "power", "power": str(power), "before": row.power_state},
+                data={"what": "power", "power": str(power), "before": before},
             )
 
     def reseal(self) -> int:
@@ -275,7 +285,7 @@ class Servers(Part):
 
     def _seal(self, connection: Connection, server_id: str, account: Credentials) -> None:
         sealed = self._secrets.seal(dump([account.user, account.password]))
-        connection.execute(insert(CREDENTIALS), {"server_id": server_id, "sealed": sealed})
+        _ADD_SEALED.run(connection, {"server_id": server_id, "sealed": sealed})
 
 
 def _columns(facts: Facts) -> dict[str, Any]:
@@ -290,23 +300,17 @@ def _columns(facts: Facts) -> dict[str, Any]:
 
 def _add_macs(connection: Connection, server_id: str, macs: Iterable[str]) -> None:
     for mac in macs:
-        connection.execute(insert(MACS), {"mac": mac, "server_id": server_id})
-        connection.execute(delete(UNKNOWNS).where(UNKNOWNS.c.mac == mac))
+        _ADD_MAC.run(connection, {"mac": mac, "server_id": server_id})
+        _KNOWN_NOW.run(connection, {"the_mac": mac})
 
 
 def _refuse_clash(connection: Connection, server_id: str, name: str, facts: Facts) -> None:
-    for (column, what), value in zip(_CLASHES, (name, facts.bmc_identity, facts.uuid.lower()), strict=True):
-        if value:
-            asked = select(_S.name).where(column == value, _S.id != server_id)
-            if (other := connection.execute(asked).scalar()) is not None:
-                raise _taken(what, value, name, other)
-    asked = (
-        select(MACS.c.mac, _S.name)
-        .join(SERVERS, MACS.c.server_id == _S.id)
-        .where(or_(*(MACS.c.mac == mac for mac in facts.macs)), _S.id != server_id)
-    )
-    if facts.macs and (row := connection.execute(asked).first()) is not None:
-        raise _taken("MAC", row.mac, name, row.name)
+    marks = zip(_CLASHES, (name, facts.bmc_identity, facts.uuid.lower()), strict=True)
+    asked = [(statement, what, value) for (statement, what), value in marks if value]
+    asked += [(_MAC_CLASH, "MAC", mac) for mac in facts.macs]
+    for statement, what, value in asked:
+        if (row := statement.run(connection, {"ref": value, "self": server_id}).fetchone()) is not None:
+            raise _taken(what, value, name, row[0])
 
 
 def _assert_apart(new: Sequence[NewServer]) -> None:
@@ -349,7 +353,7 @@ def _facts(text: str) -> Facts:
     return Facts(**{name: value for name, value in document.items() if name in known})
 
 
-def _record(row: Row[*tuple[Any, ...]]) -> ServerRecord:
+def _record(row: Sequence[Any]) -> ServerRecord:
     server_id, life, generation, fence, facts, power, seen, created = row
     return ServerRecord(
         server_id,

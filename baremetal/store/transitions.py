@@ -16,6 +16,7 @@ from baremetal.lifecycle.decide import Decision, Outcome
 from baremetal.lifecycle.events import Event
 from baremetal.lifecycle.model import Server
 from baremetal.store.codec import encode_event, encode_life
+from baremetal.store.database import Prepared
 from baremetal.store.history import append
 from baremetal.store.part import Part
 from baremetal.store.records import HistoryEntry, RunRecord
@@ -26,33 +27,35 @@ _S = SERVERS.c
 _GUARDED = and_(
     _S.id == bindparam("the_id"), _S.generation == bindparam("guard"), _S.fence == bindparam("guard_fence")
 )
-_MOVE = update(SERVERS).where(_GUARDED)
-_STILL = select(_S.id).where(_GUARDED).with_for_update()
+_MOVE = Prepared(update(SERVERS).where(_GUARDED), ("life", "state", "generation", "fence", "due_at"))
+_STILL = Prepared(select(_S.id).where(_GUARDED))
 
 # Held: until its time, and only while nobody raised the fence over its holder's head (abort, maintenance).
 _HELD = and_(_S.reserved_until > bindparam("now"), _S.reserved_fence == _S.fence)
 _FREE = or_(_S.reserved_until.is_(None), _S.reserved_until <= bindparam("now"), _S.reserved_fence != _S.fence)
-_RESERVE = (
+_RESERVE = Prepared(
     update(SERVERS)
     .where(_S.id == bindparam("the_id"), _FREE)
     .values(fence=_S.fence + 1, reserved_fence=_S.fence + 1, reserved_until=bindparam("until"))
     .returning(_S.fence)
 )
-_UNRESERVE = (
+_UNRESERVE = Prepared(
     update(SERVERS)
     .where(_S.id == bindparam("the_id"), _S.reserved_fence == bindparam("held"))
     .values(reserved_until=None, reserved_fence=None)
 )
 _VOID = update(SERVERS).where(_S.reserved_until.is_not(None)).values(reserved_until=None, reserved_fence=None)
-_DUE = select(_S.id).where(_S.due_at <= bindparam("now"), _FREE).order_by(_S.due_at, _S.id)
-_NEXT = select(
-    func.min(
-        case(
-            (and_(_S.reserved_until > _S.due_at, _S.reserved_fence == _S.fence), _S.reserved_until),
-            else_=_S.due_at,
+_DUE = Prepared(select(_S.id).where(_S.due_at <= bindparam("now"), _FREE).order_by(_S.due_at, _S.id))
+_NEXT = Prepared(
+    select(
+        func.min(
+            case(
+                (and_(_S.reserved_until > _S.due_at, _S.reserved_fence == _S.fence), _S.reserved_until),
+                else_=_S.due_at,
+            )
         )
-    )
-).where(_S.due_at.is_not(None))
+    ).where(_S.due_at.is_not(None))
+)
 
 
 class Transitions(Part):
@@ -81,12 +84,12 @@ class Transitions(Part):
         with self._db.write() as connection:
             if changed:
                 _assert_grows(before, after)
-                moved = connection.execute(
-                    _MOVE,
+                moved = _MOVE.run(
+                    connection,
                     {
                         **guard,
                         "life": encode_life(after),
-                        "state": after.state,
+                        "state": str(after.state),
                         "generation": after.generation,
                         "fence": after.fence,
                         "due_at": _due_at(decision),
@@ -101,7 +104,7 @@ class Transitions(Part):
                     learn(connection, server_id, run.number, facts)
                 if before.run is not None and after.run is None:
                     end_run(connection, server_id, before.run.number, at, str(after.state), after.last_error)
-            elif connection.execute(_STILL, guard).first() is None:
+            elif _STILL.run(connection, guard).fetchone() is None:
                 return None
             about = before.run or after.run
             return append(
@@ -122,15 +125,15 @@ class Transitions(Part):
     def reserve(self, server_id: str, until: datetime, at: datetime) -> int | None:
         """Take the server for one turn and return the fence it runs under; None while somebody else holds it."""
         with self._db.write() as connection:
-            row = connection.execute(
-                _RESERVE, {"the_id": server_id, "until": micros(until), "now": micros(at)}
-            ).first()
-        return None if row is None else int(row.fence)
+            row = _RESERVE.run(
+                connection, {"the_id": server_id, "until": micros(until), "now": micros(at)}
+            ).fetchone()
+        return None if row is None else int(row[0])
 
     def unreserve(self, server_id: str, fence: int) -> None:
         """Give back the reservation that was taken under `fence`. Harmless when it is over."""
         with self._db.write() as connection:
-            connection.execute(_UNRESERVE, {"the_id": server_id, "held": fence})
+            _UNRESERVE.run(connection, {"the_id": server_id, "held": fence})
 
     def void_reservations(self) -> None:
         """Free every server: only for a process that knows that no other one works on this database."""
@@ -140,12 +143,12 @@ class Transitions(Part):
     def due(self, now: datetime) -> list[str]:
         """Return the ids of free servers that are owed something, or whose deadline has passed; longest first."""
         with self._db.read() as connection:
-            return list(connection.execute(_DUE, {"now": micros(now)}).scalars())
+            return [row[0] for row in _DUE.run(connection, {"now": micros(now)})]
 
     def next_due(self) -> datetime | None:
         """Return when `due` will next have something to say, unless something happens before; None for never."""
         with self._db.read() as connection:
-            at = connection.execute(_NEXT).scalar()
+            (at,) = _NEXT.run(connection, {}).fetchone()
         return None if at is None else moment(at)
 
 
