@@ -259,7 +259,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters = {name: STOCK_FILTERS[name] for name in _FILTERS}
         self.filters |= {"join": _join, "replace": _replace, "indent": _indent}
         self.filters |= {" charge": _charge, " concat": _concat, **filters}
-        self.globals = {"range": _range, "namespace": self.globals["namespace"], "dict": dict, "refuse": _refuse}
+        self.globals = {
+            "range": _range,
+            "namespace": self.globals["namespace"],
+            "dict": dict,
+            "refuse": _refuse,
+        }
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
