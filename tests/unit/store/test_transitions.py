@@ -1,0 +1,258 @@
+"""Guards, reservations and what is due: the path that every change takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from baremetal.lifecycle.decide import decide
+from baremetal.lifecycle.events import Asked, Did, Failed, Heard, MaintenanceChanged
+from baremetal.lifecycle.model import ProvisionState, Signal, Verb
+from baremetal.lifecycle.table import RESULTS
+from baremetal.store.records import RunRecord
+from baremetal.store.store import Store
+from tests.unit.store.fleet import NOW, SECOND, ask, live, new, submit
+
+
+def test_a_decision_is_stored_with_one_history_row(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    decision, entry = submit(store, record.id, ask(Verb.DEPLOY), NOW)
+    assert entry is not None
+    assert store.server("r1").life == decision.server
+    assert store.history(record.id, kinds=["decision"]) == [entry]
+    assert (entry.from_state, entry.to_state, entry.outcome) == ("available", "deploying", "changed")
+    assert (entry.run, entry.note, entry.at) == (1, decision.note, NOW)
+    assert entry.event is not None
+    assert entry.event["verb"] == "deploy"
+
+
+def test_a_lost_guard_writes_nothing(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    event = MaintenanceChanged(True)
+    decision = decide(record.life, event, NOW)
+    assert store.commit(record.id, record.life, decision, event, NOW) is not None
+    newest = store.last_history_id()
+    assert store.commit(record.id, record.life, decision, event, NOW) is None
+    assert store.last_history_id() == newest
+    assert store.server("r1").life == decision.server
+
+
+def test_a_raised_fence_loses_the_guard(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    event = ask(Verb.DEPLOY)
+    decision = decide(record.life, event, NOW)
+    assert store.reserve(record.id, NOW + SECOND, NOW) == 1
+    assert store.commit(record.id, record.life, decision, event, NOW) is None
+    assert store.runs(record.id) == []
+
+
+def test_a_no_op_leaves_the_life_alone_and_is_guarded_too(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    event = Heard(Signal.FIRST_BOOT, run=3)
+    _, entry = submit(store, record.id, event, NOW)
+    assert entry is not None
+    assert (entry.outcome, entry.run) == ("no-op", 3)
+    assert store.server("r1").life == record.life
+    stale = replace(record.life, generation=7)
+    assert store.commit(record.id, stale, decide(stale, event, NOW), event, NOW) is None
+
+
+def test_a_refusal_is_recorded(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    _, entry = submit(store, record.id, ask(Verb.REBUILD), NOW)
+    assert entry is not None
+    assert entry.outcome == "refused"
+    assert "allowed" in entry.note
+
+
+def test_a_forgotten_server_takes_no_decision(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    store.forget(record.id, NOW, "alice")
+    event = MaintenanceChanged(True)
+    assert store.commit(record.id, record.life, decide(record.life, event, NOW), event, NOW) is None
+
+
+def test_numbers_only_grow(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    event = MaintenanceChanged(True)
+    decision = decide(record.life, event, NOW)
+    for wrong in ({"fence": -1}, {"generation": 0}, {"generation": 2}, {"runs": -1}):
+        backwards = replace(decision, server=replace(decision.server, **wrong))  # type: ignore[arg-type]
+        with pytest.raises(AssertionError):
+            store.commit(record.id, record.life, backwards, event, NOW)
+    assert store.server("r1").life == record.life
+
+
+def test_a_failing_statement_takes_the_whole_decision_back(store: Store) -> None:
+    """A second open run breaks an index, after the life was updated in the same transaction."""
+    (record,) = store.add_servers([new()], NOW)
+    submit(store, record.id, ask(Verb.DEPLOY), NOW)
+    before, newest = store.server("r1"), store.last_history_id()
+    event = MaintenanceChanged(True)
+    second = RunRecord(record.id, 2, "deploy", "tiny", {}, NOW)
+    with pytest.raises(Exception, match=r"(?i)unique"):
+        store.commit(record.id, before.life, decide(before.life, event, NOW), event, NOW, begin=second)
+    assert store.server("r1") == before
+    assert store.last_history_id() == newest
+    assert [run.number for run in store.runs(record.id)] == [1]
+
+
+# -- reservations ---------------------------------------------------------------------------------------------------
+
+
+def test_a_reservation_is_exclusive_and_raises_the_fence(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    assert store.reserve(record.id, NOW + 60 * SECOND, NOW) == 1
+    assert store.reserve(record.id, NOW + 60 * SECOND, NOW) is None
+    store.unreserve(record.id, 1)
+    assert store.reserve(record.id, NOW + 60 * SECOND, NOW) == 2
+    assert store.server("r1").life.fence == 2
+
+
+def test_a_reservation_ends_by_itself(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    assert store.reserve(record.id, NOW + 60 * SECOND, NOW) == 1
+    assert store.reserve(record.id, NOW + 120 * SECOND, NOW + 60 * SECOND) == 2
+    store.unreserve(record.id, 1)  # too late: the second one stays
+    assert store.reserve(record.id, NOW + 120 * SECOND, NOW + 61 * SECOND) is None
+
+
+def test_raising_the_fence_voids_a_reservation(store: Store) -> None:
+    """Abort and maintenance take the permission away; whoever goes on must not wait for the old holder."""
+    (record,) = store.add_servers([new()], NOW)
+    submit(store, record.id, ask(Verb.DEPLOY), NOW)
+    assert store.reserve(record.id, NOW + 600 * SECOND, NOW) == 1
+    submit(store, record.id, Asked(Verb.ABORT), NOW)
+    assert store.due(NOW) == [record.id]
+    assert store.reserve(record.id, NOW + 600 * SECOND, NOW) == 3
+    store.unreserve(record.id, 1)
+    assert store.reserve(record.id, NOW + 600 * SECOND, NOW) is None
+
+
+def test_a_start_frees_every_server(store: Store) -> None:
+    records = store.add_servers([new(1), new(2)], NOW)
+    for record in records:
+        assert store.reserve(record.id, NOW + 600 * SECOND, NOW) == 1
+    store.void_reservations()
+    assert [store.reserve(record.id, NOW + 600 * SECOND, NOW) for record in records] == [2, 2]
+
+
+def test_nobody_reserves_what_is_not_there(store: Store) -> None:
+    assert store.reserve("0" * 32, NOW + SECOND, NOW) is None
+
+
+# -- what is due ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_owed_is_due_at_once(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    assert (store.due(NOW), store.next_due()) == ([], None)
+    submit(store, record.id, ask(Verb.DEPLOY), NOW)
+    assert (store.due(NOW), store.next_due()) == ([record.id], NOW)
+
+
+def test_a_retry_is_due_at_its_time(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    submit(store, record.id, ask(Verb.DEPLOY), NOW)
+    failed = Failed(1, 0, 0, "BM101 no answer", transient=True, retry_after_s=20)
+    submit(store, record.id, failed, NOW)
+    assert store.due(NOW + 19 * SECOND) == []
+    assert store.due(NOW + 20 * SECOND) == [record.id]
+    assert store.next_due() == NOW + 20 * SECOND
+
+
+def test_an_awaited_signal_is_due_at_its_deadline(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    for at in live(store, record.id, Verb.DEPLOY, NOW):
+        run = store.server("r1").life.run
+        assert run is not None
+        if run.deadline is not None and store.due(at) == []:
+            assert store.next_due() == run.deadline
+            assert store.due(run.deadline) == [record.id]
+            return
+    pytest.fail("this life awaited nothing")
+
+
+def test_who_is_reserved_is_not_due_before_the_reservation_ends(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    submit(store, record.id, ask(Verb.DEPLOY), NOW)
+    store.reserve(record.id, NOW + 60 * SECOND, NOW)
+    assert store.due(NOW + SECOND) == []
+    assert store.next_due() == NOW + 60 * SECOND
+    assert store.due(NOW + 60 * SECOND) == [record.id]
+
+
+def test_maintenance_makes_nothing_due(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    submit(store, record.id, ask(Verb.DEPLOY), NOW)
+    submit(store, record.id, MaintenanceChanged(True), NOW)
+    assert (store.due(NOW + timedelta(days=30)), store.next_due()) == ([], None)
+    submit(store, record.id, MaintenanceChanged(False), NOW)
+    assert store.due(NOW) == [record.id]
+
+
+def test_the_longest_due_comes_first(store: Store) -> None:
+    records = store.add_servers([new(1), new(2), new(3)], NOW)
+    for seconds, record in zip((2, 0, 1), records, strict=True):
+        submit(store, record.id, ask(Verb.DEPLOY), NOW + seconds * SECOND)
+    order = [records[1].id, records[2].id, records[0].id]
+    assert store.due(NOW + 2 * SECOND) == order
+    assert store.due(NOW + SECOND) == order[:2]
+
+
+# -- the run's record -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_recorded_from_its_beginning_to_its_end(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    times = list(live(store, record.id, Verb.DEPLOY, NOW))
+    run = store.run(record.id, 1)
+    assert run is not None
+    assert (run.verb, run.profile, run.frozen) == ("deploy", "tiny", {"template": "text"})
+    assert (run.started_at, run.ended_at, run.outcome, run.error) == (NOW, times[-1], "active", "")
+    assert store.server("r1").life.state is ProvisionState.ACTIVE
+
+
+def test_an_aborted_run_says_why(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    submit(store, record.id, ask(Verb.DEPLOY), NOW)
+    submit(store, record.id, Asked(Verb.ABORT, by="alice"), NOW + SECOND)
+    open_run = store.run(record.id, 1)
+    assert open_run is not None
+    assert (open_run.ended_at, open_run.outcome) == (None, "")
+    life = store.server("r1").life
+    assert life.run is not None
+    submit(store, record.id, Did(1, life.run.step, life.fence), NOW + 2 * SECOND)
+    run = store.run(record.id, 1)
+    assert run is not None
+    assert (run.outcome, run.error) == ("deploy failed", "aborted by alice")
+    assert run.ended_at == NOW + 2 * SECOND
+
+
+def test_what_a_signal_tells_is_kept_with_the_run(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    submit(store, record.id, ask(Verb.DEPLOY), NOW)
+    disks = [{"name": "vda", "size": 10, "serial": "S1"}]
+    submit(
+        store, record.id, RESULTS["intended"](store.server("r1").life), NOW,
+        boot_id="b1", disk="vda", disks=disks, accepted={"install-started": NOW},
+    )  # fmt: skip
+    submit(
+        store, record.id, RESULTS["failed, try again"](store.server("r1").life), NOW + SECOND,
+        ssh_host_keys=["ssh-ed25519 AAAA"], addresses=("10.0.0.5",),
+        accepted={"install-started": NOW + SECOND, "install-complete": NOW + SECOND},
+    )  # fmt: skip
+    run = store.run(record.id, 1)
+    assert run is not None
+    assert (run.boot_id, run.disk, run.disks) == ("b1", "vda", disks)
+    assert (run.ssh_host_keys, run.addresses) == (("ssh-ed25519 AAAA",), ("10.0.0.5",))
+    assert run.accepted == {"install-started": NOW, "install-complete": NOW + SECOND}
+
+
+def test_facts_that_no_run_has_are_a_bug(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    submit(store, record.id, ask(Verb.DEPLOY), NOW)
+    with pytest.raises(AssertionError, match="colour"):
+        submit(store, record.id, RESULTS["intended"](store.server("r1").life), NOW, colour="red")
