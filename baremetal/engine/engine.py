@@ -139,18 +139,27 @@ class Engine:
             self.store.unreserve(server_id, fence)
 
     def sweep(self) -> int:
-        """Give every server that is owed something its turn, and every passed deadline its event; return how many."""
+        """Give every server that is owed something its turn, and every passed deadline its event; return how many.
+
+        One server's trouble is logged and left to the next sweep. Raises Unavailable when nothing can be read at all.
+        """
         now = self.now()
         due = self.store.due(now)
         for server_id in due:
-            run = self.store.server(server_id).life.run
-            if run is not None and run.deadline is not None and run.deadline <= now:
-                self.submit(server_id, Overdue(run.number, run.step))
-            if self._executor is None:
-                self.turn(server_id)
-            else:
-                self.nudge(server_id)
+            try:
+                self._attend(server_id, now)
+            except BaremetalError as error:
+                log.warning("not attended to", server=server_id, code=error.code, error=str(error))
         return len(due)
+
+    def _attend(self, server_id: str, now: datetime) -> None:
+        run = self.store.server(server_id).life.run
+        if run is not None and run.deadline is not None and run.deadline <= now:
+            self.submit(server_id, Overdue(run.number, run.step))
+        if self._executor is None:
+            self.turn(server_id)
+        else:
+            self.nudge(server_id)
 
     def recover(self) -> None:
         """Void what reservations a dead process left; the next sweep resumes every run from the store alone."""

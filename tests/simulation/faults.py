@@ -1,0 +1,111 @@
+"""What goes wrong in one simulated life: drawn from the seed, so that a seed replays identically."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from baremetal.sim.knobs import EfiPolicy, Knobs
+from baremetal.sim.machine import MachineKnobs
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFaults:
+    """Faults of our own side, as chances per opportunity.
+
+    `kill`: the process dies before or after a commit, a BMC command or a reply. `db_fault`: a statement fails, half of
+    the times after it took effect. `miss_tick`: sweeps stall for up to an hour. `clock`: the wall clock jumps.
+    `race`: somebody else gets in between the reading of a server and the commit.
+    `lost`, `lost_reply`, `doubled`, `late`: what happens to a machine's requests on their way.
+    """
+
+    kill: float = 0.0
+    db_fault: float = 0.0
+    miss_tick: float = 0.0
+    clock: float = 0.0
+    race: float = 0.0
+    lost: float = 0.0
+    lost_reply: float = 0.0
+    doubled: float = 0.0
+    late: float = 0.0
+
+
+@dataclass(slots=True)
+class Plan:
+    """The faults of one life and how long they last; `fired` counts each knob's effects."""
+
+    bmc: Knobs
+    machine: MachineKnobs
+    own: OwnFaults
+    until_s: float
+    fired: Counter[str] = field(default_factory=Counter)
+
+
+def draw(rng: random.Random) -> Plan:
+    """Draw a plan: one life in eight is undisturbed, most have two to four kinds of trouble at once."""
+    bmc: dict[str, object] = {}
+    machine: dict[str, float] = {}
+    own: dict[str, float] = {}
+    if rng.random() > 0.125:
+        for name in rng.sample(sorted(_BMC), rng.randint(0, 3)):
+            bmc[name] = _BMC[name](rng)
+        for name in rng.sample(_MACHINE, rng.randint(0, 2)):
+            machine[name] = rng.choice((0.2, 0.5))
+        for name in rng.sample(sorted(_OWN), rng.randint(0, 3)):
+            own[name] = _OWN[name](rng)
+    if "crash_after" in bmc:
+        bmc["reboot_s"] = 20.0
+    return Plan(Knobs(**bmc), MachineKnobs(**machine), OwnFaults(**own), until_s=rng.uniform(600.0, 7200.0))  # type: ignore[arg-type]
+
+
+_BMC: dict[str, Callable[[random.Random], object]] = {
+    "max_sessions": lambda rng: rng.randint(1, 2),
+    "idle_reap_s": lambda rng: rng.choice((5.0, 300.0)),
+    "suites": lambda rng: rng.choice(((3,), (17,))),
+    "lockout_after": lambda rng: 3,
+    "freeze": lambda rng: rng.choice((0.02, 0.1)),
+    "reboot": lambda rng: rng.choice((0.02, 0.1)),
+    "crash_after": lambda rng: rng.randint(6, 20),
+    "lie_power": lambda rng: rng.choice((0.2, 0.5)),
+    "settle_s": lambda rng: rng.uniform(0.5, 12.0),
+    "strict_state": lambda rng: True,
+    "busy": lambda rng: 0.1,
+    "boot_expiry_s": lambda rng: rng.choice((5.0, 20.0)),
+    "ignore_parameter_3": lambda rng: True,
+    "refuse_parameter_3": lambda rng: True,
+    "stale_flags": lambda rng: 0.3,
+    "efi_policy": lambda rng: rng.choice(tuple(EfiPolicy)),
+    "ignore_persist": lambda rng: True,
+    "ignore_boot": lambda rng: rng.choice((0.3, 0.7)),
+    "pxe_first": lambda rng: True,
+    "loss": lambda rng: rng.choice((0.1, 0.2, 0.5)),
+    "dup": lambda rng: 0.2,
+    "reorder": lambda rng: 0.1,
+    "delay": lambda rng: rng.uniform(0.1, 3.0),
+    "malformed": lambda rng: 0.05,
+}
+_MACHINE = (
+    "no_ssh",
+    "wrong_nic",
+    "slow_installer",
+    "hang",
+    "panic",
+    "self_reboot",
+    "fails",
+    "silent",
+    "late_post",
+)
+_OWN: dict[str, Callable[[random.Random], float]] = {
+    "kill": lambda rng: rng.choice((0.02, 0.08)),
+    "db_fault": lambda rng: rng.choice((0.02, 0.1)),
+    "miss_tick": lambda rng: 0.05,
+    "clock": lambda rng: 0.03,
+    "race": lambda rng: 0.2,
+    "lost": lambda rng: rng.choice((0.1, 0.4)),
+    "lost_reply": lambda rng: rng.choice((0.1, 0.4)),
+    "doubled": lambda rng: 0.3,
+    "late": lambda rng: 0.2,
+}
+KNOBS = tuple(sorted({*(name.removesuffix("_s") for name in _BMC), *_MACHINE, *_OWN}))

@@ -1,0 +1,200 @@
+"""What must never be otherwise, checked while a simulated life is lived: one method per moment, one id per promise.
+
+A broken invariant raises `Broken` at once, from wherever it was seen; the runner prints the seed that replays it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from baremetal.lifecycle.actions import EnsureBootDevice, EnsurePower
+from baremetal.lifecycle.decide import Decision, Outcome, current_step, owed
+from baremetal.lifecycle.events import Did, Event, Intended
+from baremetal.lifecycle.model import BootDevice, PowerState, ProvisionState, Server, Signal, Verb
+from baremetal.lifecycle.table import edges, position
+from baremetal.lifecycle.windows import boot_window_open
+from baremetal.lifecycle.workflows import MOVING, allowed_verbs
+from baremetal.store.history import fold
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class Broken(AssertionError):
+    """A promise was broken; the first word of the message is its id."""
+
+
+def check(claim: bool, promise: str, what: str) -> None:
+    if not claim:
+        raise Broken(f"{promise}: {what}")
+
+
+class Watch:
+    """The observer of one world. It reads the real store, never the program's own view of it."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._open = 0
+        self._intended: Intended | None = None
+        self.edges: Counter[str] = Counter()
+        self.initial = world.real_store.server(world.id).life
+
+    @property
+    def _life(self) -> Server:
+        return self._world.real_store.server(self._world.id).life
+
+    # -- state --
+
+    def committed(self, before: Server, decision: Decision, event: Event, at: datetime) -> None:
+        after = decision.server
+        self._intended = (
+            event if isinstance(event, Intended) and decision.outcome is Outcome.CHANGED else None
+        )
+        if decision.outcome is not Outcome.CHANGED:
+            check(after == before, "I8", f"a {decision.outcome} changed {position(before)}")
+            return
+        self.edges[f"{position(before)} -> {position(after)}"] += 1
+        stored = self._life
+        check(stored == after, "I8", "what is stored is not what was decided")
+        if before.state is not after.state:
+            check((before.state, after.state) in edges(), "I9", f"{before.state} to {after.state} is no edge")
+        check(after.runs >= before.runs, "I10", "a run number went back")
+        if before.run is not None and after.run is not None:
+            check(after.run.number == before.run.number, "I10", "a run was replaced while it was open")
+        check(after.fence >= before.fence, "I11", "the fence went down")
+        if before.run is not None and before.run.go is not None and after.run is not None:
+            check(after.run.go == before.run.go, "I3", "go was given twice")
+        if after.state in MOVING and not after.maintenance:
+            check(after.run is not None and after.run.deadline is not None, "I9", "moving without a deadline")
+        if after.state in (ProvisionState.ERROR, ProvisionState.DEPLOY_FAILED):
+            check(bool(after.last_error), "I15", f"{after.state} without a reason")
+            check(bool(allowed_verbs(after.state)), "I15", f"{after.state} without a next verb")
+        if isinstance(event, Did):
+            self._believed(before, event)
+        if after.state is ProvisionState.ACTIVE and before.run is not None:
+            self._proven(before)
+
+    def _believed(self, before: Server, event: Did) -> None:
+        """A recorded *done* is true of the machine: nothing is believed that was not read back."""
+        action = owed(before)
+        if isinstance(action, EnsurePower):
+            on = action.target is PowerState.ON
+            check(self._world.machine.is_on is on or not event.wrote, "P8", f"{action}: recorded, and not so")
+        elif isinstance(action, EnsureBootDevice):
+            flags = self._world.bmc.options.read(5, self._world.bmc.knobs, self._world.clock.monotonic())
+            valid, persistent, device = bool(flags[2] & 0x80), bool(flags[2] & 0x40), flags[3] >> 2 & 0x0F
+            wanted = {BootDevice.PXE: 1, BootDevice.DISK: 2, BootDevice.NONE: 0}[action.device]
+            so = (not valid or device == 0) if wanted == 0 else (valid and device == wanted)
+            check(so or not event.wrote, "P8", f"{action}: recorded, and the BMC holds {flags.hex()}")
+            check(not (persistent and device == 1), "I6", "persistent PXE")
+
+    def _proven(self, before: Server) -> None:
+        run, machine = before.run, self._world.machine
+        assert run is not None
+        check(Signal.INSTALL_COMPLETE in run.heard, "I14", "active without install-complete of this run")
+        check(
+            machine.disk.system == f"{self._world.id}/{run.number}",
+            "I14",
+            "active, and another system is on disk",
+        )
+        check(machine.running == machine.disk.system, "I14", "active, and the system does not run")
+
+    # -- the BMC --
+
+    def conversation_opened(self) -> None:
+        self._open += 1
+        check(self._open == 1, "I12", "two conversations with one BMC")
+
+    def conversation_closed(self) -> None:
+        self._open -= 1
+
+    def bmc_written(self, kind: str) -> None:
+        """The first byte of a write is being sent, by a driver that asked for permission."""
+        life = self._life
+        run = life.run
+        check(self._intended is not None, "I13", f"{kind} without a recorded intention")
+        assert self._intended is not None
+        check(not life.maintenance, "I17", f"{kind} in maintenance")
+        check(run is not None, "I13", f"{kind} for a run that is over")
+        assert run is not None
+        same = (self._intended.run, self._intended.step, self._intended.fence) == (
+            run.number,
+            run.step,
+            life.fence,
+        )
+        check(same, "I11", f"{kind} under an older fence")
+        check(run.verb is not Verb.MANAGE, "I20", f"{kind} while verifying")
+
+    # -- the boot app --
+
+    def served_script(self, mac: str, text: str) -> None:
+        if "/answer/" not in text:
+            return
+        life = self._life
+        run = life.run
+        check(mac == self._world.machine.macs[0], "I2", "an installer for a stranger")
+        check(run is not None and not run.closing, "I1", f"an installer's script in {position(life)}")
+        assert run is not None
+        check(run.go is None, "I3", "an installer's script after go")
+        check(
+            run.power_on_intended and not life.maintenance, "I4", "an installer's script outside the window"
+        )
+        check(run.serves <= run.limits.max_serves, "I3", f"script number {run.serves} of one netboot")
+
+    def served_answer(self, text: str | None) -> None:
+        if text is None:
+            return
+        run = self._life.run
+        check(run is not None and not run.closing, "I1", f"an answer file in {position(self._life)}")
+        assert run is not None
+        check(Signal.INSTALL_COMPLETE not in run.heard, "I4", "an answer file after install-complete")
+
+    def answered(self, number: int, signal: Signal, word: str, fields: Mapping[str, object]) -> None:
+        """A call-back has its reply: whatever it says was committed before."""
+        life = self._life
+        run = life.run if life.run is not None and life.run.number == number else None
+        if signal is Signal.INSTALL_STARTED and word == "go":
+            check(run is not None and not run.closing, "I3", "go for a run that is over")
+            assert run is not None
+            check(run.go is not None and run.go.boot_id == fields["boot_id"], "I3", "go that is not recorded")
+            check(not life.maintenance or run.go is not None, "I17", "go in maintenance")
+        if signal is Signal.INSTALL_COMPLETE and word == "ok":
+            accepted = self._world.real_store.run(self._world.id, number)
+            check(
+                accepted is not None and str(signal) in accepted.accepted,
+                "I5",
+                "complete answered, not recorded",
+            )
+            check(run is None or not boot_window_open(life), "I5", "complete answered with the window open")
+        if run is None and word not in ("ok", "not found"):
+            raise Broken(f"I22: {signal} of a run that is over heard {word!r}")
+
+    # -- the end --
+
+    def settled(self) -> None:
+        """The life is over: the history tells the whole of it, and the disk's own log agrees with the requests."""
+        world = self._world
+        life = self._life
+        entries = world.real_store.history(server_id=world.id, kinds=("decision",), limit=100_000)
+        folded = fold(entries, self.initial)
+        check(folded.generation == life.generation, "I8", "the history lacks a change")
+        check(
+            (folded.state, folded.run, folded.runs) == (life.state, life.run, life.runs),
+            "I8",
+            "folding differs",
+        )
+        step = current_step(life)
+        check(step is None, "I26", f"still {position(life)} although faults stopped long ago: {life.run}")
+        installs = Counter(write.run for write in world.machine.disk.log if write.what == "partitioning")
+        asked = {
+            f"{world.id}/{run.number}" for run in world.real_store.runs(world.id) if run.verb in _INSTALLS
+        }
+        for run, times in installs.items():
+            check(times == 1, "P2", f"run {run} partitioned {times} times")
+            check(run in asked, "P3", f"run {run} partitioned and nobody asked for it")
+
+
+_INSTALLS = (str(Verb.DEPLOY), str(Verb.REBUILD))

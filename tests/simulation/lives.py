@@ -1,0 +1,223 @@
+"""A life: enrolled, deployed, rebuilt, released, with an operator who sometimes interferes, and then peace."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+
+from baremetal.lifecycle.events import Asked, MaintenanceChanged
+from baremetal.lifecycle.model import BootDevice, Method, Proof, ProvisionState, Signal, Verb
+from baremetal.netboot.templates import Frozen
+from baremetal.service.news import read_news
+from baremetal.sim.network import NoAnswer
+from baremetal.store.secrets import Secrets
+from baremetal.store.store import Store
+from tests.simulation.faults import draw
+from tests.simulation.invariants import check
+from tests.simulation.world import World, world
+
+S = ProvisionState
+PATIENCE_S = 90_000.0
+STORE_LIVES = 250
+NEXT = {
+    S.ENROLL: Verb.MANAGE,
+    S.MANAGEABLE: Verb.PROVIDE,
+    S.AVAILABLE: Verb.DEPLOY,
+    S.DEPLOY_FAILED: Verb.DEPLOY,
+    S.ERROR: Verb.RELEASE,
+}
+
+
+@dataclass(slots=True)
+class Tally:
+    """What some lives amounted to."""
+
+    lives: int = 0
+    fired: Counter[str] = field(default_factory=Counter)
+    edges: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        self.lives += other.lives
+        self.fired += other.fired
+        self.edges += other.edges
+        self.ends += other.ends
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the program's own log silent: in a simulation every fault is expected."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+class Lives:
+    """Lives one seed after the other on a few in-memory databases."""
+
+    def __init__(self, templates: Frozen, plant: Callable[[World], None] | None = None) -> None:
+        self._templates = templates
+        self._plant = plant
+        self._store: Store | None = None
+        self._used = 0
+
+    def live(self, seed: int) -> Tally:
+        """Live one life. Raises Broken."""
+        if self._store is None or self._used >= STORE_LIVES:
+            self.close()
+            self._store, self._used = Store.open("sqlite://", Secrets.ephemeral()), 0
+        self._used += 1
+        plan = draw(random.Random(seed))
+        with world(seed, plan, self._store, self._templates, self._plant) as the:
+            _live(the)
+            tally = Tally(1)
+            tally.fired = plan.fired + the.bmc.fired + the.machine.fired
+            tally.edges = the.watch.edges
+            tally.ends[str(the.life.state)] += 1
+            _forget(the)
+        return tally
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+
+def _live(the: World) -> None:
+    rng = the.rng
+    if rng.random() < 0.1:
+        the.machine.disk.install(0.0, "an old system", "", "")
+    for goal in (S.ACTIVE, Verb.REBUILD, Verb.RELEASE):
+        for _ in range(4):
+            if _asked(the, goal):
+                _run_out(the)
+            if _reached(the, goal):
+                break
+    _peace(the)
+    the.watch.settled()
+
+
+def _reached(the: World, goal: S | Verb) -> bool:
+    state = the.life.state
+    return state is S.AVAILABLE if goal is Verb.RELEASE else state is S.ACTIVE
+
+
+def _asked(the: World, goal: S | Verb) -> bool:
+    """Ask for the next verb on the way to a goal; False where there is none."""
+    life = the.life
+    if life.maintenance:
+        the.ask(MaintenanceChanged(False))
+    verb = NEXT.get(life.state)
+    if life.state is S.ACTIVE:
+        verb = goal if isinstance(goal, Verb) else None
+    elif goal is Verb.RELEASE and life.state is S.DEPLOY_FAILED:
+        verb = Verb.RELEASE
+    if verb is None or life.run is not None:
+        return life.run is not None
+    installs = verb in (Verb.DEPLOY, Verb.REBUILD)
+    asked = Asked(
+        verb,
+        by="simulation",
+        force=the.rng.random() < 0.5 or life.found_on,
+        method=Method.INSTALLER if installs else None,
+        proof=the.rng.choice((Proof.SSH, Proof.SSH, Proof.FIRST_BOOT)) if installs else Proof.SSH,
+        flip=BootDevice.NONE
+        if "flip=none" in the.real_store.server(the.id).facts.quirks
+        else BootDevice.DISK,
+    )
+    the.ask(asked)
+    if the.down_until is not None:
+        the.step(the.clock.monotonic() + 200.0)
+    return True
+
+
+def _run_out(the: World) -> None:
+    """Let time pass until the run is over, interfering now and then; faults end when their time is up."""
+    began = the.clock.monotonic()
+    meddles = the.rng.random() < 0.25
+    while the.life.run is not None or the.down_until is not None:
+        now = the.clock.monotonic()
+        if now >= the.plan.until_s:
+            the.heal()
+        the.step(now + 600.0)
+        if meddles and the.rng.random() < 0.01:
+            _meddle(the)
+        if now - began > PATIENCE_S:
+            the.heal()
+            break
+    if the.life.state is S.MANAGEABLE or the.life.state is S.ENROLL:
+        return
+
+
+def _meddle(the: World) -> None:
+    """Do what operators, strangers and attackers do at the wrong moment."""
+    what = the.rng.randrange(5)
+    life = the.life
+    if what == 0:
+        the.plan.fired["abort"] += 1
+        the.ask(Asked(Verb.ABORT, by="simulation"))
+    elif what == 1:
+        the.plan.fired["maintenance"] += 1
+        the.ask(MaintenanceChanged(not life.maintenance))
+        the.clock.later(the.rng.uniform(10.0, 2000.0), lambda: _maintenance_off(the))
+    elif what == 2 and the.callbacks:
+        the.plan.fired["replay"] += 1
+        _replay(the)
+    elif what == 3:
+        the.plan.fired["second verb"] += 1
+        the.ask(Asked(the.rng.choice(tuple(Verb)), method=Method.INSTALLER))
+    else:
+        the.plan.fired["stranger"] += 1
+        try:
+            the.get("http://boot.test/ipxe?mac=02:00:00:00:00:99")
+        except NoAnswer:
+            return
+
+
+def _maintenance_off(the: World) -> None:
+    the.ask(MaintenanceChanged(False))
+
+
+def _replay(the: World) -> None:
+    """Send an old call-back again, word for word: only the open run's own may change anything."""
+    url, fields = the.rng.choice(the.callbacks)
+    caller = the.boot.caller(url.split("/")[4])
+    before = the.life
+    try:
+        the.post(url, fields)
+    except NoAnswer:
+        return
+    if caller is not None and (before.run is None or before.run.number != caller[1]):
+        check(the.life.state is before.state, "I22", f"a call-back of run {caller[1]} moved {before.state}")
+
+
+def _peace(the: World) -> None:
+    """Faults stop: every server reaches a stable or failed state within its deadlines and two sweeps (I26)."""
+    the.heal()
+    the.step(the.clock.monotonic() + 200.0)
+    the.step(the.clock.monotonic() + 1.0)
+    if the.life.maintenance:
+        the.ask(MaintenanceChanged(False))
+    bound = the.clock.monotonic() + PATIENCE_S + 30 * 86400.0
+    while the.life.run is not None and the.clock.monotonic() < bound:
+        the.step(the.clock.monotonic() + 600.0)
+
+
+def _forget(the: World) -> None:
+    """A forgotten server's tokens never work again (I16)."""
+    the.real_store.forget(the.id, the.clock.utc(), "simulation")
+    for url, fields in the.callbacks[-3:]:
+        *_, token, signal = url.split("/")
+        caller = the.boot.caller(token)
+        assert caller is not None
+        word = the.boot.signal(*caller, Signal(signal), read_news(fields), "10.0.0.5")
+        check(word == "not found", "I16", f"a forgotten server's token heard {word!r}")

@@ -1,0 +1,122 @@
+"""Bugs planted on purpose: a simulation that finds nothing must be shown to find these.
+
+Each bends one part of one process of the program, the way a plausible mistake would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, cast
+
+from baremetal.drivers.base import BmcDriver, Permit
+from baremetal.engine.perform import Performer, Quirks, Seen
+from baremetal.errors import BaremetalError, Unknown
+from baremetal.lifecycle.actions import Action, CheckAccess, EnsureBootDevice, EnsurePower
+from baremetal.lifecycle.decide import Decision, Outcome, decide
+from baremetal.lifecycle.events import Event, Heard
+from baremetal.lifecycle.model import BootMode, Server, Signal
+from baremetal.service.boot import Look, Word
+from baremetal.service.news import News
+from baremetal.store.records import HistoryEntry
+from baremetal.store.store import Store
+from tests.simulation.world import FaultyStore, Killed, World
+
+
+def answer_before_commit(world: World) -> None:
+    """The reply to a call-back leaves first; the commit follows when there is time."""
+
+    def signal(server_id: str, run: int, signal: Signal, news: News, address: str) -> Word:
+        event = Heard(signal, run, news.boot_id, address, news.disk, news.stage, news.text)
+        decision = decide(world.store.server(server_id).life, event, world.now())
+        alive = world.incarnation
+
+        def commit() -> None:
+            if alive == world.incarnation:
+                try:
+                    world.engine.submit(server_id, event, facts=news.facts(signal))
+                except (BaremetalError, Killed):
+                    return
+
+        world.clock.later(1.0, commit)
+        return Word(str(decision.reply))
+
+    world.boot.signal = signal  # type: ignore[method-assign]
+
+
+def ignore_the_generation(world: World) -> None:
+    """A decision is written down whatever happened since its server was read."""
+
+    class Careless(FaultyStore):
+        def commit(
+            self, server_id: str, before: Server, decision: Decision, event: Event, at: datetime, **more: Any
+        ) -> HistoryEntry | None:
+            if decision.outcome is Outcome.CHANGED:
+                self.race()
+                now = world.real_store.server(server_id).life
+                fence = max(now.fence, decision.server.fence)
+                after = replace(decision.server, generation=now.generation + 1, fence=fence)
+                before = replace(before, generation=now.generation, fence=now.fence)
+                decision = replace(decision, server=after)
+            return super().commit(server_id, before, decision, event, at, **more)
+
+    world.engine.store = cast(Store, Careless(world, world.incarnation))
+
+
+class _Trusting(Performer):
+    """Believes the BMC's OK."""
+
+    def perform(
+        self, action: Action, bmc: BmcDriver, boot_mode: BootMode, quirks: Quirks, permit: Permit
+    ) -> Seen:
+        if isinstance(action, EnsurePower):
+            bmc.set_power(action.target, permit)  # type: ignore[arg-type]
+            return Seen(wrote=True, power=action.target)
+        if isinstance(action, EnsureBootDevice):
+            efi = boot_mode is BootMode.UEFI
+            bmc.set_boot_device(action.device, persistent=action.persistent, efi=efi, permit=permit)
+            return Seen(wrote=True)
+        assert isinstance(action, CheckAccess)
+        return super().perform(action, bmc, boot_mode, quirks, permit)
+
+
+def skip_a_read_back(world: World) -> None:
+    """What the BMC accepted is taken for done."""
+    world.engine._performer = _Trusting(world.performer.sleep, world.performer.login)
+
+
+def serve_a_script_after_go(world: World) -> None:
+    """Whoever asks while a run is open is served its script."""
+    honest = world.boot.settle
+
+    def settle(look: Look) -> str:
+        run = look.record.life.run if look.record is not None else None
+        if look.record is None or run is None or run.go is None or run.closing:
+            return honest(look)
+        return world.kitchen.script(world.recipe(), look.record, run.number, look.machine.base)
+
+    world.boot.settle = settle  # type: ignore[method-assign]
+
+
+def accept_an_old_run(world: World) -> None:
+    """A call-back's token opens the server's present run, whichever run it was made for."""
+    honest = world.boot.signal
+
+    def signal(server_id: str, run: int, signal: Signal, news: News, address: str) -> Word:
+        try:
+            present = world.store.server(server_id).life.run
+        except Unknown:
+            present = None
+        return honest(server_id, present.number if present else run, signal, replace(news, run=""), address)
+
+    world.boot.signal = signal  # type: ignore[method-assign]
+
+
+PLANTED: tuple[Callable[[World], None], ...] = (
+    answer_before_commit,
+    ignore_the_generation,
+    skip_a_read_back,
+    serve_a_script_after_go,
+    accept_an_old_run,
+)

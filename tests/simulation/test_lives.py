@@ -1,0 +1,61 @@
+"""Five hundred lives with faults break no promise (P1 to P3); planted bugs are caught; a seed replays identically."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from baremetal.netboot.templates import Frozen
+from tests.simulation.faults import KNOBS
+from tests.simulation.invariants import Broken
+from tests.simulation.lives import Lives, Tally, quiet
+from tests.simulation.planted import PLANTED
+from tests.simulation.world import World, frozen_templates
+
+SEEDS = 500
+SEEDS_FOR_A_PLANTED_BUG = 300
+
+
+@pytest.fixture
+def templates(tmp_path: Path) -> Iterator[Frozen]:
+    with quiet():
+        yield frozen_templates(tmp_path)
+
+
+@pytest.mark.timeout(600)
+def test_no_life_breaks_a_promise(templates: Frozen) -> None:
+    total, broken = Tally(), []
+    lives = Lives(templates)
+    for seed in range(SEEDS):
+        try:
+            total.add(lives.live(seed))
+        except Broken as error:
+            broken.append(f"./dev sim --seeds 1 --seed {seed}: {error}")
+    lives.close()
+    assert broken == []
+    assert total.lives == SEEDS
+    assert [knob for knob in KNOBS if not total.fired[knob]] == [], "a knob that never fires tests nothing"
+    assert set(total.ends) <= {"available", "deploy failed", "error", "active", "enroll", "manageable"}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+def test_a_planted_bug_is_caught(templates: Frozen, plant: Callable[[World], None]) -> None:
+    lives = Lives(templates, plant)
+    try:
+        for seed in range(SEEDS_FOR_A_PLANTED_BUG):
+            try:
+                lives.live(seed)
+            except Broken:
+                return
+    finally:
+        lives.close()
+    pytest.fail(f"{plant.__name__} went unnoticed through {SEEDS_FOR_A_PLANTED_BUG} lives")
+
+
+def test_a_seed_replays_identically(templates: Frozen) -> None:
+    for seed in (3, 17):
+        first, second = (Lives(templates).live(seed) for _ in range(2))
+        assert (first.edges, first.fired, first.ends) == (second.edges, second.fired, second.ends)
