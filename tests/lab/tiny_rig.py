@@ -1,4 +1,4 @@
-"""A minimal netboot side for the tiny system's own tests: one HTTP server, one QEMU guest, no BMC and nothing of the real service.
+"""A minimal netboot side for the tiny system's own tests: one HTTP server and one QEMU guest, without BMC and service.
 
 Owns the guest's life on the host and records when it asked for what. Knows the calls a kickstart makes only as paths.
 """
@@ -35,7 +35,7 @@ network --bootproto=dhcp --hostname=node1.example --activate
 rootpw --lock
 {sshkey}
 %include /tmp/storage.ks
-liveimg --url={base}/media/tiny/image.gz {checksum}
+liveimg --url={base}/media/tiny/image.raw {checksum}
 reboot
 
 %packages
@@ -56,7 +56,7 @@ for folder in /sys/block/*; do
 done
 set -- $names
 if [ $# -ne 1 ]; then
-    curl -fsS --retry 5 -d stage=disk --data-urlencode "message=need exactly one disk, found: $*" {base}/callback/t/install-failed
+    curl -fsS --retry 5 -d stage=disk --data-urlencode "message=not one disk: $*" {base}/callback/t/install-failed
     exit 1
 fi
 answer=$(curl -sS --retry 30 --retry-delay 1 --retry-all-errors -w ' %{{http_code}}' \\
@@ -117,7 +117,7 @@ class Call:
 
 
 class Orchestrator:
-    """The other side of the wire; `answers` overrides what a signal hears, one (status, text) per call, the last for good."""
+    """The other side of the wire; `answers` says what a signal hears, one (status, text) a call, the last for good."""
 
     def __init__(self, media: TinyMedia, kernel_args: str = "") -> None:
         self.media = media
@@ -149,7 +149,8 @@ class Orchestrator:
     def script(self) -> str:
         boot_mac = MAC.replace(":", "-")
         args = f"BOOTIF=01-{boot_mac} inst.ks={self.base}/answer/f/ks.cfg {KERNEL_ARGS} {self.kernel_args}"
-        return f"#!ipxe\nkernel {self.base}/media/tiny/vmlinuz initrd=initrd {args}\ninitrd {self.base}/media/tiny/initrd\nboot\n"
+        media = f"{self.base}/media/tiny"
+        return f"#!ipxe\nkernel {media}/vmlinuz initrd=initrd {args}\ninitrd {media}/initrd\nboot\n"
 
     def answer(self, call: Call) -> tuple[int, bytes | Path]:
         """Record the call, then decide."""
@@ -244,7 +245,7 @@ class Guest:
             shutil.copyfile(OVMF_VARS, folder / "vars.fd")
 
     def power_on(self, *, netboot: bool) -> None:
-        """Start with one boot order; a reboot of the guest is a power-off here, so that the next order can be chosen."""
+        """Start with one boot order; a reboot is a power-off here, so that the next order can be chosen."""
         monitor = self.folder / "qmp"
         monitor.unlink(missing_ok=True)
         nic_first, disk_first = (1, 2) if netboot else (2, 1)
@@ -315,9 +316,8 @@ class Guest:
     def wait_for_console(self, text: str, deadline_s: float) -> None:
         until = time.monotonic() + deadline_s
         while text not in self.console():
-            assert time.monotonic() < until and self.is_on, (
-                f"no {text!r} on the console:\n{self.console()[-3000:]}"
-            )
+            assert self.is_on, f"off before {text!r}:\n{self.console()[-3000:]}"
+            assert time.monotonic() < until, f"no {text!r} on the console:\n{self.console()[-3000:]}"
             time.sleep(0.05)
 
     def stop(self) -> None:

@@ -1,1 +1,1 @@
-"""The lab's own small system: a Debian kernel and an initramfs that installs it by kickstart, and the disk image it installs."""
+"""The lab's own small system: a Debian kernel, an initramfs that installs by kickstart, the disk image it installs."""

@@ -1,7 +1,8 @@
 """The tiny system's media, built from Debian packages without root on first use and kept.
 
-Owns what the system consists of: which packages, which files of them, which of our scripts (`system/`). The same initramfs is the
-installer (kernel argument `inst.ks=URL`) and the way to the installed system's root (`root=LABEL=…`). Knows nothing of QEMU.
+Owns what the system consists of: which packages, which files of them, which of our scripts (`system/`). The same
+initramfs is the installer (kernel argument `inst.ks=URL`) and the way to the installed system's root (`root=LABEL=…`).
+Knows nothing of QEMU.
 
 The installer can be told to fail the way real ones do, by the kernel argument `tiny.fail=MODE`:
 
@@ -15,7 +16,7 @@ The installer can be told to fail the way real ones do, by the kernel argument `
 | `slow=SECONDS` | waits there, then goes on and ends well |
 | `traceback` | the installer itself crashes there: %traceback, stops |
 | `bad-image` | the image cannot be fetched after partitioning began: %onerror, stops |
-| `silent` | installs, but from the %post scripts on there is no network, in the installed system neither: nobody hears of it |
+| `silent` | installs, but has no network from the %post scripts on, installed neither: nobody hears of it |
 | `no-retry` | `curl` tries each call once, whatever it is told |
 | `no-ssh` | the installed system runs no sshd |
 | `no-first-boot` | the installed system never tells of its first boot |
@@ -41,8 +42,8 @@ from baremetal.errors import LabError
 from baremetal.lab.tiny import cpio, image, packages
 
 FAIL_MODES = (
-    "no-disk", "pre", "hang", "panic", "reboot", "slow=SECONDS", "traceback", "bad-image", "silent", "no-retry", "no-ssh",
-    "no-first-boot", "wrong-host-key",
+    "no-disk", "pre", "hang", "panic", "reboot", "slow=SECONDS", "traceback", "bad-image", "silent", "no-retry",
+    "no-ssh", "no-first-boot", "wrong-host-key",
 )  # fmt: skip
 
 # Kernel arguments that make an emulated machine boot faster; the netbooted installer wants them too.
@@ -58,7 +59,7 @@ _LIBRARY_NAME = re.compile(rb"(ld-linux-[\w.-]+|lib[\w+.-]+?\.so[.\d]*)\0")
 
 @dataclass(frozen=True, slots=True)
 class TinyMedia:
-    """What a profile serves: kernel and initramfs to netboot, and the compressed disk image that the kickstart names."""
+    """What a profile serves: kernel and initramfs to netboot, and the disk image that the kickstart names."""
 
     folder: Path
     kernel: Path
@@ -69,8 +70,8 @@ class TinyMedia:
 def build(cache_dir: Path) -> TinyMedia:
     """Return the media, building them if these scripts and these package versions were not built before.
 
-    Idempotent and safe beside another process doing the same; takes seconds once the packages are fetched. Without apt's lists
-    the newest earlier build of the same scripts is returned; if there is none, LabError says what to run.
+    Idempotent and safe beside another process doing the same; takes seconds once the packages are fetched. Without
+    apt's lists the newest earlier build of the same scripts is returned; if there is none, LabError says what to run.
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
     scripts = _digest_scripts()
@@ -90,7 +91,7 @@ def build(cache_dir: Path) -> TinyMedia:
 
 
 def _media(folder: Path) -> TinyMedia:
-    return TinyMedia(folder, folder / "vmlinuz", folder / "initrd", folder / "image.gz")
+    return TinyMedia(folder, folder / "vmlinuz", folder / "initrd", folder / "image.raw")
 
 
 def _digest_scripts() -> str:
@@ -142,7 +143,6 @@ def _assemble(unpacked: Path, work: Path, finished: Path) -> None:
     root = work / "root"
     _lay_out_root(root, unpacked, modules)
 
-    raw = work / "disk"
     boot = image.BootFiles(
         kernel=media.kernel,
         initrd=media.initrd,
@@ -151,8 +151,7 @@ def _assemble(unpacked: Path, work: Path, finished: Path) -> None:
         mbr_code=unpacked / "usr/lib/syslinux/mbr/mbr.bin",
         cmdline=f"root=LABEL={image.ROOT_LABEL} {KERNEL_ARGS}",
     )
-    image.write_image(raw, boot, root, work)
-    image.compress(raw, media.image)
+    image.write_image(media.image, boot, root, work)
 
 
 def _lay_out_initramfs(folder: Path, unpacked: Path, modules: dict[str, Path]) -> None:
@@ -197,6 +196,7 @@ def _lay_out_root(folder: Path, unpacked: Path, modules: dict[str, Path]) -> Non
             "inittab": "etc/inittab",
             "rc": "etc/tiny/rc",
             "sshd": "etc/tiny/sshd",
+            "first-boot": "etc/tiny/first-boot",
             "power-button": "etc/tiny/power-button",
             "power-off": "etc/acpi/PWRF/00000080",
             "dhcp-event": "sbin/dhcp-event",
@@ -286,7 +286,7 @@ def _copy_with_libraries(unpacked: Path, tool: str, folder: Path) -> None:
             copy.chmod(0o755)
             waiting.append(copy)
     loader = next((folder / "lib64").iterdir())
-    check = [loader, "--library-path", folder / "lib/x86_64-linux-gnu", "--list", target]
+    check = [str(loader), "--library-path", str(folder / "lib/x86_64-linux-gnu"), "--list", str(target)]
     listing = subprocess.run(check, capture_output=True, text=True, timeout=20, check=False)
     if listing.returncode != 0 or "not found" in listing.stdout:
         raise LabError(f"{tool} lacks a library", seen=(listing.stderr or listing.stdout).strip())

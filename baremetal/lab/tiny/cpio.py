@@ -1,6 +1,7 @@
 """The initramfs archive ("newc", kernel Documentation/driver-api/early-userspace/buffer-format.rst).
 
-Owns the format only; what goes in is a folder somebody else laid out. Everything in the archive belongs to root whoever packs it.
+Owns the format only; what goes in is a folder somebody else laid out. Everything in the archive belongs to root,
+whoever packs it.
 """
 
 from __future__ import annotations

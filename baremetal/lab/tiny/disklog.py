@@ -1,8 +1,8 @@
 """The disk's own log: what installers wrote to a disk, read from outside the guest.
 
-The tiny installer keeps the last 64 KiB of its target disk as an append-only text journal, which no image covers: one line
-before its first write to the disk, one after its last post script. Nothing else can say as plainly how often a disk was installed.
-Knows the journal's place and form; what the lines mean is for the reader.
+The tiny installer keeps the last 64 KiB of its target disk as an append-only text journal, which no image covers: one
+line before its first write to the disk, one after its last post script. Nothing else can say as plainly how often a
+disk was installed. Knows the journal's place and form; what the lines mean is for the reader.
 """
 
 from __future__ import annotations

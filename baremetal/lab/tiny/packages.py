@@ -1,7 +1,7 @@
-"""Debian packages as building material: found, fetched and unpacked with apt and dpkg as an ordinary user, never installed.
+"""Debian packages as building material: found, fetched and unpacked as an ordinary user, never installed.
 
-Owns the conversation with apt-get, apt-cache and dpkg-deb. Knows nothing of what is built from them. Sources, suites and trust
-are this machine's own apt configuration.
+Owns the conversation with apt-get, apt-cache and dpkg-deb. Knows nothing of what is built from them. Sources, suites
+and trust are this machine's own apt configuration.
 """
 
 from __future__ import annotations
