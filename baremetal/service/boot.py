@@ -1,0 +1,410 @@
+"""What machines are told while they netboot: the boot script, the answer files, the replies to their call-backs.
+
+Owns the order of things: what must be committed is committed before the machine hears of it, and whatever is unclear
+ends in local boot or one uniform "not found". Reading is separate from committing, so that the web side can read inline
+and commit elsewhere. Deliberately unknown: HTTP, and what a signal means for a run (`lifecycle`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from baremetal import telemetry
+from baremetal.engine.engine import Engine
+from baremetal.engine.observations import Observations
+from baremetal.errors import BaremetalError, Invalid, Unavailable, Unknown
+from baremetal.failpoints import failpoints
+from baremetal.lifecycle.decide import Decision, Outcome, Reply
+from baremetal.lifecycle.events import Fetched, Heard
+from baremetal.lifecycle.model import Fetch, Run, Signal
+from baremetal.lifecycle.windows import answer_window_open, tokens_live, window_run
+from baremetal.netboot.answer import BootAnswer, Install, choose_answer
+from baremetal.netboot.scripts import LocalBootMethod, local_boot_script, wait_script
+from baremetal.netboot.tokens import Purpose, mask_tokens
+from baremetal.netboot.variables import normal_mac
+from baremetal.service.enrolment import quirk
+from baremetal.service.news import News, mismatch
+from baremetal.service.recipe import Kitchen, Recipe
+from baremetal.store.records import ServerRecord
+from baremetal.store.store import Store
+
+log = telemetry.logger(__name__)
+
+REPEAT = timedelta(hours=24)
+_STRANGER_EVERY = timedelta(seconds=10)
+_STRANGERS_KEPT = 2048
+
+
+class Word(StrEnum):
+    """The body of a reply to a call-back; the machine's scripts compare it."""
+
+    GO = "go"
+    OK = "ok"
+    WAIT = "wait"
+    REFUSED = "refused"
+    GONE = "not found"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a netbooting machine says of itself, and where the request came from and went to."""
+
+    mac: str = ""
+    uuid: str = ""
+    serial: str = ""
+    arch: str = ""
+    address: str = ""
+    base: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a boot request leads to, found by reading only. `commits`: nothing may be served before `settle`."""
+
+    machine: Machine
+    record: ServerRecord | None
+    answer: BootAnswer | None
+    commits: bool = False
+    stranger: bool = False
+
+
+class Boot:
+    """The machines' side of the service. All of it may be called from several threads."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        observations: Observations,
+        kitchen: Kitchen,
+        *,
+        now: Callable[[], datetime],
+        strict_source: bool = False,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._observations = observations
+        self._kitchen = kitchen
+        self._now = now
+        self._strict = strict_source
+        self._strangers: dict[str, datetime] = {}
+        self._lock = threading.Lock()
+
+    # -- boot scripts --
+
+    def look(self, machine: Machine) -> Look:
+        """Find what this machine would be told. Reads only; never raises: a database fault has no answer."""
+        try:
+            record = self._find(machine)
+        except Unavailable as error:
+            log.warning("a boot request could not be answered", address=machine.address, error=str(error))
+            return Look(machine, None, None)
+        answer = choose_answer(record.life if record is not None else None)
+        if record is None:
+            return Look(machine, None, answer, stranger=self._is_news(machine.mac))
+        return Look(
+            machine, record, answer, commits=isinstance(answer, Install) or _installing(record.life.run)
+        )
+
+    def script(self, look: Look) -> str:
+        """Give the script of a look that commits nothing, and note that it was asked for."""
+        if look.answer is None:
+            telemetry.BOOT_ANSWERS.labels("ipxe", "wait").inc()
+            return wait_script(look.machine.base)
+        if look.record is not None:
+            run = look.record.life.run
+            self._seen(
+                look.record,
+                run.number if run is not None else None,
+                "script",
+                f"boot script asked for by {look.machine.address}: {look.answer.reason}",
+                address=look.machine.address,
+            )
+        telemetry.BOOT_ANSWERS.labels("ipxe", "local" if look.record is not None else "unknown").inc()
+        return self._local(look.record, look.answer.reason)
+
+    def settle(self, look: Look) -> str:
+        """Commit what serving this machine means for its run, and give the script. Waits for the database."""
+        record = look.record
+        assert record is not None
+        assert look.answer is not None
+        run = record.life.run
+        text = ""
+        if isinstance(look.answer, Install):
+            try:
+                recipe = self._recipe(record.id, look.answer.run)
+                text = self._kitchen.script(recipe, record, look.answer.run, look.machine.base)
+            except Unavailable:
+                return wait_script(look.machine.base)
+            except BaremetalError as error:
+                return self._not_rendered(record, look.answer.run, "boot script", error)
+        try:
+            with failpoints("boot.serve"):
+                decision = self._engine.submit(record.id, Fetched(Fetch.SCRIPT, look.machine.address))
+        except Unknown:
+            return self._local(None, "unknown machine: it was forgotten just now")
+        except Unavailable as error:
+            log.warning("a boot script was held back", server=record.life.name, error=str(error))
+            return wait_script(look.machine.base)
+        now = decision.server.run
+        if (
+            decision.reply is Reply.SERVE
+            and text
+            and now is not None
+            and run is not None
+            and now.number == run.number
+        ):
+            telemetry.BOOT_ANSWERS.labels("ipxe", "install").inc()
+            return text
+        telemetry.BOOT_ANSWERS.labels("ipxe", "local").inc()
+        return self._local(record, decision.note)
+
+    def meet(self, machine: Machine) -> None:
+        """Remember a stranger for `baremetal list --unknown`. Best effort."""
+        try:
+            self._store.saw_unknown(
+                machine.mac, machine.uuid, machine.serial, machine.arch, "boot script", self._now()
+            )
+        except BaremetalError as error:
+            log.warning("a stranger could not be recorded", mac=machine.mac, error=str(error))
+
+    def _find(self, machine: Machine) -> ServerRecord | None:
+        return self._store.find_boot(machine.mac, machine.uuid, machine.serial)
+
+    def _is_news(self, mac: str) -> bool:
+        """Whether a stranger is worth a write: seldom for one MAC, and for a bounded number of MACs."""
+        if not mac:
+            return False
+        at = self._now()
+        with self._lock:
+            last = self._strangers.get(mac)
+            if last is not None and timedelta(0) <= at - last < _STRANGER_EVERY:
+                return False
+            if len(self._strangers) >= _STRANGERS_KEPT:
+                old = [key for key, seen in self._strangers.items() if at - seen >= _STRANGER_EVERY]
+                for key in old:
+                    del self._strangers[key]
+                if not old:
+                    return False
+            self._strangers[mac] = at
+        return True
+
+    def _local(self, record: ServerRecord | None, reason: str) -> str:
+        method = quirk(record.facts, "local_boot") if record is not None else None
+        return local_boot_script(reason, LocalBootMethod(method or LocalBootMethod.EXIT))
+
+    def _not_rendered(self, record: ServerRecord, run: int, what: str, error: BaremetalError) -> str:
+        text = mask_tokens(str(error))
+        log.error(
+            "nothing was served: rendering failed", server=record.life.name, code=error.code, error=text
+        )
+        self._seen(record, run, "render", f"{error.code} {what} not served: {text}")
+        return self._local(record, f"{what} could not be rendered")
+
+    # -- answer files --
+
+    def answer(self, token: str, file: str, address: str, base: str) -> str | None:
+        """Render one answer file, or None for one uniform "not found". Reads only. Raises Unavailable."""
+        scope = self._kitchen.mint.open(token, Purpose.FETCH)
+        if scope is None:
+            return _no_answer("forged")
+        record = self._server(scope.server_id)
+        if record is None or not tokens_live(record.life, scope.run) or not answer_window_open(record.life):
+            return _no_answer("closed")
+        run = record.life.run
+        assert run is not None
+        if not self._may_read(record, run, address):
+            note = f"{file} refused to {address}: go was asked for from {run.go.address if run.go else 'elsewhere'}"
+            self._seen(record, run.number, "refused", note, address=address, file=file)
+            return _no_answer("address")
+        recipe = self._recipe(record.id, run.number)
+        if file not in recipe.profile.answer_files:
+            return _no_answer("name")
+        try:
+            with failpoints("answer.serve"):
+                text = self._kitchen.answer(recipe, record.id, run.number, file, base)
+        except BaremetalError as error:
+            self._not_rendered(record, run.number, file, error)
+            return _no_answer("render")
+        self._seen(record, run.number, "answer", f"{file} fetched by {address}", address=address, file=file)
+        telemetry.ANSWER_FILES.labels("served").inc()
+        return text
+
+    def _may_read(self, record: ServerRecord, run: Run, address: str) -> bool:
+        if run.go is not None and run.go.address:
+            return address == run.go.address
+        return not self._strict or address in self._sources(record, run)
+
+    def _sources(self, record: ServerRecord, run: Run) -> set[str]:
+        """List the addresses that were served this run's boot script (under `strict_source` only)."""
+        entries = self._store.history(server_id=record.id, kinds=("decision",), run=run.number, newest=True)
+        return {
+            str(entry.event.get("address"))
+            for entry in entries
+            if entry.event is not None and entry.event.get("what") == str(Fetch.SCRIPT)
+        }
+
+    # -- call-backs --
+
+    def caller(self, token: str) -> tuple[str, int] | None:
+        """Say which server and run a call-back token was made for; None for one that we did not make."""
+        scope = self._kitchen.mint.open(token, Purpose.CALLBACK)
+        return (scope.server_id, scope.run) if scope is not None else None
+
+    def signal(self, server_id: str, run: int, signal: Signal, news: News, address: str) -> Word:
+        """Apply a signal, and say what the machine is told; committed before this returns. Raises Unavailable."""
+        word = self._signal(server_id, run, signal, news, address)
+        telemetry.CALLBACKS.labels(str(signal), str(word)).inc()
+        return word
+
+    def _signal(self, server_id: str, number: int, signal: Signal, news: News, address: str) -> Word:
+        record = self._server(server_id)
+        if record is None:
+            return Word.GONE
+        wrong = self._objection(record, number, signal, news, address)
+        if wrong is not None:
+            self._seen(record, number, "refused", f"{signal} refused: {wrong}", address=address)
+            return Word.REFUSED
+        event = Heard(
+            signal,
+            run=number,
+            boot_id=news.boot_id,
+            address=address,
+            disk=news.disk,
+            stage=news.stage,
+            message=news.text,
+        )
+        try:
+            with failpoints(_POINTS[signal]) if signal in _POINTS else nullcontext():
+                decision = self._engine.submit(server_id, event, facts=news.facts(signal))
+        except Unknown:
+            return Word.GONE
+        if news.log and decision.outcome is Outcome.CHANGED:
+            self._keep_log(server_id, number, f"{signal}.log", news.log.encode())
+        return self._word(server_id, number, signal, decision)
+
+    def malformed(
+        self, server_id: str, number: int, signal: Signal, error: BaremetalError, address: str
+    ) -> None:
+        """Note a call-back with a genuine token whose fields make no sense."""
+        telemetry.CALLBACKS.labels(str(signal), "malformed").inc()
+        record = self._server(server_id)
+        if record is not None:
+            self._seen(record, number, "refused", f"{signal} refused: {error}", address=address)
+
+    def _objection(
+        self, record: ServerRecord, number: int, signal: Signal, news: News, address: str
+    ) -> str | None:
+        """Say why this machine cannot be the one that the token was made for, if so (promises I19)."""
+        if news.run and news.run != f"{record.id}/{number}":
+            return f"the system that calls belongs to run {news.run[-40:]}"
+        if signal is not Signal.INSTALL_STARTED:
+            return None
+        run = record.life.run
+        if self._strict and run is not None and address not in self._sources(record, run):
+            return f"{address} did not fetch the boot script"
+        return mismatch(record.facts, news)
+
+    def _word(self, server_id: str, number: int, signal: Signal, decision: Decision) -> Word:
+        match decision.reply:
+            case Reply.GO:
+                return Word.GO
+            case Reply.WAIT:
+                return Word.WAIT
+            case Reply.REFUSED:
+                return Word.REFUSED
+            case Reply.GONE:
+                return Word.OK if self._was_accepted(server_id, number, signal) else Word.GONE
+            case _:
+                return Word.OK
+
+    def _was_accepted(self, server_id: str, number: int, signal: Signal) -> bool:
+        """Whether this is a repetition of a signal that was accepted within a day (promises I24).
+
+        Never for install-started: 200 there reads as go.
+        """
+        if signal is Signal.INSTALL_STARTED:
+            return False
+        run = self._store.run(server_id, number)
+        at = run.accepted.get(str(signal)) if run is not None else None
+        return at is not None and self._now() - at <= REPEAT
+
+    def put_log(self, server_id: str, number: int, name: str, content: bytes) -> bool:
+        """Keep an installer's log while its run lives; false where the run is over. Raises Refused, Unavailable."""
+        record = self._server(server_id)
+        if record is None or not tokens_live(record.life, number) or window_run(record.life) is None:
+            return False
+        self._store.add_log(server_id, number, name, content, self._now())
+        self._seen(record, number, "log", f"log {name} uploaded ({len(content)} bytes)", file=name)
+        return True
+
+    def _keep_log(self, server_id: str, number: int, name: str, content: bytes) -> None:
+        try:
+            self._store.add_log(server_id, number, name, content, self._now())
+        except BaremetalError as error:
+            log.warning("a log was not kept", server=server_id, run=number, error=str(error))
+
+    # -- media --
+
+    def fetched(self, server: str, number: int, what: Fetch, file: str, address: str) -> None:
+        """Note that a run's machine fetched its kernel or initrd. Best effort."""
+        try:
+            record = self._store.server(server)
+        except BaremetalError:
+            return
+        if record.life.run is not None and record.life.run.number == number:
+            self._seen(
+                record, number, str(what), f"{what} {file} fetched by {address}", address=address, file=file
+            )
+
+    # -- shared --
+
+    def _server(self, server_id: str) -> ServerRecord | None:
+        try:
+            return self._store.server(server_id)
+        except Unknown:
+            return None
+
+    def _recipe(self, server_id: str, number: int) -> Recipe:
+        kept = self._kitchen.kept(server_id, number)
+        if kept is not None:
+            return kept
+        run = self._store.run(server_id, number)
+        if run is None:
+            raise Unknown(f"run {number} has no record")
+        return self._kitchen.recipe(run)
+
+    def _seen(self, record: ServerRecord, run: int | None, what: str, note: str, **data: str) -> None:
+        self._observations.add(record.id, record.life.name, run, what, note, data)
+
+
+def machine_mac(text: str) -> str:
+    """Bring a MAC as loaders write it to our form; "" for anything that is none."""
+    try:
+        return normal_mac(text)
+    except Invalid:
+        return ""
+
+
+_POINTS = {Signal.INSTALL_STARTED: "signal.started", Signal.INSTALL_COMPLETE: "signal.complete"}
+
+
+def _installing(run: Run | None) -> bool:
+    """Whether a request for a boot script now means that the machine rebooted in the middle of its install."""
+    return (
+        run is not None
+        and run.go is not None
+        and not run.closing
+        and Signal.INSTALL_COMPLETE not in run.heard
+    )
+
+
+def _no_answer(why: str) -> str | None:
+    """Count a request that hears "not found"; why it does is nobody's business but ours."""
+    telemetry.ANSWER_FILES.labels(why).inc()
+    return None

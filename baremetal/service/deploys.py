@@ -1,0 +1,334 @@
+"""Asking verbs of servers, and saying beforehand what a deploy would do.
+
+Owns the pre-flight checks, what a run freezes, and the rule that one bad name in a bulk command starts nothing.
+Deliberately unknown: what the verbs do (`lifecycle`) and how it is done (`engine`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from baremetal.engine.engine import Begin, Engine
+from baremetal.errors import BaremetalError, Invalid, Refused
+from baremetal.failpoints import failpoints
+from baremetal.lifecycle.decide import Decision, Outcome, decide
+from baremetal.lifecycle.events import Asked
+from baremetal.lifecycle.model import BootDevice, BootTarget, Disk, Method, ProvisionState, Verb
+from baremetal.lifecycle.workflows import WORKFLOWS, Await, Do
+from baremetal.netboot.context import ServerFacts
+from baremetal.netboot.selector import parse_selector
+from baremetal.service import views
+from baremetal.service.enrolment import quirk
+from baremetal.service.profiles import Offer, Profiles
+from baremetal.service.recipe import Kitchen, Recipe
+from baremetal.store.records import ServerRecord
+from baremetal.store.store import Store
+
+_INSTALLS = (Verb.DEPLOY, Verb.REBUILD)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A verb as it is asked, before anything is known of the server."""
+
+    verb: str
+    profile: str | None = None
+    vars: Mapping[str, Any] = field(default_factory=dict)
+    boot_target: str | None = None
+    method: str | None = None
+    force: bool = False
+    wipe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """An order that passed every check."""
+
+    record: ServerRecord
+    asked: Asked
+    begin: Begin | None
+
+
+class Deploys:
+    """The use cases that start and end runs. `base` is the boot app's public URL as previews show it."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        profiles: Profiles,
+        kitchen: Kitchen,
+        *,
+        base: str,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._profiles = profiles
+        self._kitchen = kitchen
+        self._base = base
+        self._now = now
+
+    # -- asking --
+
+    def ask(self, name: str, order: Order, by: str) -> dict[str, Any]:
+        """Ask a verb of one server. Raises Refused with the allowed verbs, or what the pre-flight check found."""
+        ready = self._prepare(self._store.server(name), order, by)
+        with failpoints("api.accept"):
+            return self._submit(ready)
+
+    def ask_many(
+        self, names: Sequence[str], tags: Mapping[str, str], order: Order, by: str
+    ) -> list[dict[str, Any]]:
+        """Ask a verb of several servers, named or by tags. Everything is checked first: one bad name starts nothing.
+
+        What fails after that (somebody else was quicker) is told beside the others.
+        """
+        records = self._select(names, tags)
+        ready = []
+        for record in records:
+            try:
+                ready.append(self._prepare(record, order, by))
+            except BaremetalError as error:
+                error.server = error.server or record.life.name
+                raise
+        outcomes: list[dict[str, Any]] = []
+        for one in ready:
+            try:
+                outcomes.append({"name": one.record.life.name, **self._submit(one)})
+            except BaremetalError as error:
+                outcomes.append({"name": one.record.life.name, "error": error.as_dict()})
+        return outcomes
+
+    def _select(self, names: Sequence[str], tags: Mapping[str, str]) -> list[ServerRecord]:
+        if bool(names) == bool(tags):
+            raise Invalid("name servers or select them by tags, one of the two", variable="names")
+        records = (
+            [self._store.server(name) for name in names] if names else self._store.servers(tags=dict(tags))
+        )
+        if not records:
+            raise Invalid(
+                f"no server has the tags {' '.join(f'{k}={v}' for k, v in tags.items())}", variable="tags"
+            )
+        return list({record.id: record for record in records}.values())
+
+    def _prepare(self, record: ServerRecord, order: Order, by: str) -> _Ready:
+        """Check an order against a server, cheapest first. Raises whatever stands in its way."""
+        verb = Verb(order.verb)
+        if order.wipe:
+            raise Invalid(
+                "wiping is not offered yet", variable="wipe", fix="leave it out: the disk stays as it is"
+            )
+        if verb not in _INSTALLS:
+            asked = Asked(verb, by=by, force=order.force)
+            self._check_state(record, asked)
+            return _Ready(record, asked, None)
+        self._check_state(record, Asked(verb, by=by, force=order.force, method=Method.INSTALLER))
+        offer, asked_vars = self._offer(record, order, verb)
+        asked = _asked(record, order, verb, by, offer)
+        self._check_state(record, asked)
+        recipe = self._recipe(record, offer, asked_vars)
+        problems = self._profiles.check(recipe, record.life.runs + 1)
+        if problems:
+            raise problems[0]
+        self._profiles.check_media(offer)
+        return _Ready(record, asked, Begin(profile=offer.name, frozen=recipe.as_dict() | {"by": by}))
+
+    def _check_state(self, record: ServerRecord, asked: Asked) -> None:
+        _raise_refusal(record, decide(record.life, asked, self._now()))
+
+    def _submit(self, ready: _Ready) -> dict[str, Any]:
+        with failpoints("run.create"):
+            decision = self._engine.submit(ready.record.id, ready.asked, begin=ready.begin)
+        _raise_refusal(ready.record, decision)
+        run = decision.server.run
+        record = self._store.server(ready.record.id)
+        return {"run": run.number if run is not None else None, "server": views.view(self._store, record)}
+
+    def _offer(self, record: ServerRecord, order: Order, verb: Verb) -> tuple[Offer, dict[str, Any]]:
+        """Find the profile, and the deploy's own variables: a rebuild without a profile repeats what is deployed."""
+        if order.profile:
+            return self._profiles.offer(order.profile), dict(order.vars)
+        deployed = self._store.run(record.id, record.life.deployed) if record.life.deployed else None
+        if verb is Verb.REBUILD and deployed is not None and deployed.profile:
+            return self._profiles.offer(deployed.profile), {**deployed.frozen.get("asked", {}), **order.vars}
+        raise Invalid(
+            f"{verb}: which profile?",
+            variable="profile",
+            server=record.life.name,
+            fix=f"name one of {', '.join(self._profiles.names())}",
+        )
+
+    def _recipe(self, record: ServerRecord, offer: Offer, asked: Mapping[str, Any]) -> Recipe:
+        facts = record.facts
+        if facts.arch != offer.arch:
+            raise Invalid(
+                f"profile {offer.name} is for {offer.arch}, the server is {facts.arch}",
+                variable="arch",
+                server=record.life.name,
+            )
+        own: dict[str, Any] = dict(facts.vars)
+        if facts.ip and "ip" not in own:
+            own["ip"] = facts.ip
+        return self._profiles.recipe(offer, server_facts(record), own, asked)
+
+    # -- saying beforehand --
+
+    def plan(self, name: str, order: Order) -> dict[str, Any]:
+        """Say step by step what a deploy would do, with the rendered files and the disks; does nothing."""
+        record = self._store.server(name)
+        verb = Verb.REBUILD if record.life.state is ProvisionState.ACTIVE else Verb.DEPLOY
+        offer, asked_vars = self._offer(record, order, verb)
+        asked = _asked(record, order, verb, "plan", offer)
+        problems: list[BaremetalError] = []
+        try:
+            self._check_state(record, asked)
+        except Refused as error:
+            problems.append(error)
+        files: list[dict[str, str]] = []
+        variables: dict[str, Any] = {}
+        try:
+            recipe = self._recipe(record, offer, asked_vars)
+            variables = dict(recipe.variables)
+            problems += self._profiles.check(recipe, record.life.runs + 1)
+            files = self._kitchen.preview(recipe, record.life.runs + 1, self._base)
+        except BaremetalError as error:
+            if str(error) not in [str(known) for known in problems]:
+                problems.append(error)
+        try:
+            self._profiles.check_media(offer)
+        except BaremetalError as error:
+            problems.append(error)
+        return {
+            "server": record.life.name,
+            "verb": str(verb),
+            "profile": offer.name,
+            "ok": not problems,
+            "problems": [error.as_dict() for error in problems],
+            "steps": _steps(asked),
+            "variables": variables,
+            "disk": self._disk(record, str(variables.get("disk", "auto"))),
+            "files": files,
+        }
+
+    def render(self, name: str, profile: str | None) -> dict[str, Any]:
+        """Give the exact bytes that the server would be served, tokens masked: of its open run, or as if it began now.
+
+        Raises Invalid BM203, BM204 where something does not render.
+        """
+        record = self._store.server(name)
+        run = record.life.run
+        if profile is None and run is not None and run.method is not None:
+            known = self._store.run(record.id, run.number)
+            assert known is not None
+            recipe, number, of = self._kitchen.recipe(known), run.number, known.profile
+        else:
+            verb = Verb.REBUILD if profile is None else Verb.DEPLOY
+            offer, asked_vars = self._offer(record, Order(str(verb), profile=profile), verb)
+            recipe, number, of = self._recipe(record, offer, asked_vars), record.life.runs + 1, offer.name
+        return {
+            "server": record.life.name,
+            "profile": of,
+            "run": number,
+            "files": self._kitchen.preview(recipe, number, self._base),
+        }
+
+    def _disk(self, record: ServerRecord, selector: str) -> dict[str, Any]:
+        """Say which disk the selector means, as far as an earlier run has told us the machine's disks."""
+        for run in reversed(self._store.runs(record.id)):
+            if run.disks:
+                disks = [disk if isinstance(disk, Disk) else Disk(**disk) for disk in run.disks]
+                known = [
+                    {
+                        "name": d.name,
+                        "serial": d.serial,
+                        "wwn": d.wwn,
+                        "size": d.size,
+                        "rotational": d.rotational,
+                    }
+                    for d in disks
+                ]
+                try:
+                    chosen = parse_selector(selector).choose(disks).name
+                    return {
+                        "selector": selector,
+                        "known": known,
+                        "chosen": chosen,
+                        "note": f"seen in run {run.number}",
+                    }
+                except Invalid as error:
+                    return {"selector": selector, "known": known, "chosen": None, "note": str(error)}
+        note = "the machine's disks are not known yet: its installer chooses by the selector, and asks before it writes"
+        return {"selector": selector, "known": [], "chosen": None, "note": note}
+
+
+def server_facts(record: ServerRecord) -> ServerFacts:
+    """What templates may know of a server."""
+    facts = record.facts
+    return ServerFacts(
+        id=record.id,
+        name=record.life.name,
+        macs=facts.macs,
+        boot_mac=facts.macs[0],
+        uuid=facts.uuid,
+        serial=facts.serial,
+        arch=facts.arch,
+        boot_mode=facts.boot_mode,
+    )
+
+
+def _asked(record: ServerRecord, order: Order, verb: Verb, by: str, offer: Offer) -> Asked:
+    method = order.method or str(offer.method)
+    if method not in tuple(Method):
+        raise Invalid(f"no method {method[:32]!r}", variable="method", fix=f"use {' or '.join(Method)}")
+    target = order.boot_target or str(offer.target)
+    if target not in tuple(BootTarget):
+        raise Invalid(
+            f"no boot target {target[:32]!r}", variable="boot_target", fix=f"use {' or '.join(BootTarget)}"
+        )
+    return Asked(
+        verb,
+        by=by,
+        force=order.force,
+        method=Method(method),
+        target=BootTarget(target),
+        proof=offer.proof,
+        reboots=offer.reboots,
+        flip=BootDevice.NONE if quirk(record.facts, "flip") == "none" else BootDevice.DISK,
+        budgets=offer.budgets,
+        limits=offer.limits,
+    )
+
+
+def _raise_refusal(record: ServerRecord, decision: Decision) -> None:
+    if decision.outcome is Outcome.REFUSED:
+        raise Refused(decision.note, server=record.life.name, allowed=tuple(views.allowed(record)))
+
+
+def _steps(asked: Asked) -> list[dict[str, Any]]:
+    flow = WORKFLOWS[asked.verb]
+    steps = []
+    for step in flow.steps:
+        if step.only_for is not None and asked.proof not in step.only_for:
+            continue
+        if isinstance(step, Do):
+            once = asked.flip is BootDevice.NONE
+            flip = "boot device cleared" if once else f"boot device {asked.flip}, persistent"
+            what = str(step.action) if step.action is not None else flip
+            what += ", read back" if step.name not in ("check", "proof") else ""
+        else:
+            what = f"wait for {step.signal or 'the boot script to be fetched'}"
+        budget_s = getattr(asked.budgets, step.budget)
+        steps.append(
+            {
+                "name": step.name,
+                "kind": "await" if isinstance(step, Await) else "do",
+                "what": what,
+                "state": str(step.state),
+                "budget_s": budget_s,
+            }
+        )
+    return steps

@@ -1,0 +1,175 @@
+"""Why a machine boots what it boots: its answer on every path, in lookup order, and what a stalled run waits for.
+
+Computed by the same functions that answer the machine, so that the two cannot disagree. Reads only; tokens are masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from baremetal.errors import BaremetalError, Invalid, Unknown
+from baremetal.lifecycle.decide import current_step, owed
+from baremetal.lifecycle.model import Run, Server
+from baremetal.lifecycle.workflows import Await, Do
+from baremetal.netboot.answer import BootAnswer, Install, TargetBoot, choose_answer
+from baremetal.netboot.scripts import LocalBootMethod, boot_script, local_boot_script
+from baremetal.netboot.variables import normal_mac
+from baremetal.service.enrolment import quirk
+from baremetal.service.recipe import Kitchen
+from baremetal.store.records import ServerRecord
+from baremetal.store.store import Store
+
+_CAUSES = {
+    "check": (
+        "the BMC's address is wrong or its network is down: try `baremetal power status NAME`",
+        "IPMI over LAN is switched off in the BMC's settings",
+    ),
+    "off": ("the BMC accepts power off and does not do it", "somebody else holds the server's power on"),
+    "pxe": ("the firmware wants another EFI bit: see `baremetal set --quirk efi=never`",),
+    "on": ("the BMC accepts power on and does not do it", "a fuse or power supply"),
+    "script": (
+        "no DHCP answer on the boot NIC's segment, or one that names another boot server",
+        "the server boots from another NIC: its first MAC here must be the one that netboots",
+        "the firmware ignores the one-time boot device: look at its boot order",
+        "the machine is still in its self-test: raise boot_s for its profile",
+    ),
+    "started": (
+        "kernel or initrd did not load: look for them on the timeline",
+        "the installer has no driver for the NIC, or no DHCP answer",
+        "the answer file was not fetched: is the boot app's public URL reachable from there?",
+    ),
+    "complete": (
+        "the installer stopped at a question or an error: look at its console, and at `baremetal logs NAME`",
+        "the mirror is slow or unreachable",
+    ),
+    "flip": ("the BMC does not keep the boot device: see `baremetal set --quirk flip=none`",),
+    "first boot": (
+        "the machine booted something else than its disk: look at the firmware's boot order",
+        "the installed system has no network: compare its address with the answer file",
+    ),
+    "proof": (
+        "SSH is not reachable at the address that the system reported: set one with `baremetal set NAME --ip`",
+        "a firewall on the installed system",
+    ),
+}
+
+
+class Explain:
+    """Explains one server, or a MAC. `base` is the boot app's public URL as previews show it."""
+
+    def __init__(self, store: Store, kitchen: Kitchen, *, base: str, now: Callable[[], datetime]) -> None:
+        self._store = store
+        self._kitchen = kitchen
+        self._base = base
+        self._now = now
+
+    def explain(self, subject: str) -> dict[str, Any]:
+        """Say what a server (by name, id or MAC) would be told now, and why. A stranger's MAC is explained too."""
+        record, mac = self._find(subject)
+        answer = choose_answer(record.life if record is not None else None)
+        script = self._script(record, answer)
+        stranger = record is None
+        hexed, hyphens = mac.replace(":", ""), mac.replace(":", "-")
+        last = "not found: the loader goes on" if stranger else "the same script"
+        lookups = [
+            {"url": f"{self._base}/boot.ipxe", "answer": "the constant script, which chains to the next"},
+            {"url": f"{self._base}/ipxe?mac={mac}", "answer": answer.reason},
+            {"url": f"{self._base}/boot/mac-{hexed}.ipxe", "answer": last},
+            {"url": f"{self._base}/ipxe/cfg/mac-{hexed}.ipxe.cfg", "answer": "the same script"},
+            {"url": f"{self._base}/{hyphens}.ipxe", "answer": "the same script"},
+        ]
+        told: dict[str, Any] = {
+            "subject": subject,
+            "server": record.life.name if record is not None else None,
+            "mac": mac,
+            "state": str(record.life.state) if record is not None else None,
+            "answer": {"kind": _kind(answer), "reason": answer.reason},
+            "paths": [
+                {"loader": "iPXE", "first": boot_script(self._base), "lookups": lookups, "script": script},
+            ],
+            "run": self._run(record.life) if record is not None and record.life.run is not None else None,
+        }
+        told["text"] = _text(told)
+        return told
+
+    def _find(self, subject: str) -> tuple[ServerRecord | None, str]:
+        try:
+            mac = normal_mac(subject)
+        except Invalid:
+            record = self._store.server(subject)
+            return record, record.facts.macs[0]
+        return self._store.server_by_mac(mac), mac
+
+    def _script(self, record: ServerRecord | None, answer: BootAnswer) -> str:
+        if record is not None and isinstance(answer, Install):
+            try:
+                run = self._store.run(record.id, answer.run)
+                if run is None:
+                    raise Unknown(f"run {answer.run} has no record")
+                return self._kitchen.preview(self._kitchen.recipe(run), answer.run, self._base)[0]["text"]
+            except BaremetalError as error:
+                return local_boot_script(f"boot script could not be rendered: {error}")
+        method = quirk(record.facts, "local_boot") if record is not None else None
+        return local_boot_script(answer.reason, LocalBootMethod(method or LocalBootMethod.EXIT))
+
+    def _run(self, life: Server) -> dict[str, Any]:
+        """Say where the run stands: the last sign of life, what should come next, and what may keep it."""
+        run, step = life.run, current_step(life)
+        assert run is not None
+        assert step is not None
+        now = self._now()
+        left = (run.deadline - now).total_seconds() if run.deadline is not None else None
+        causes = list(_CAUSES.get(step.name, ()))
+        if run.trouble:
+            causes.insert(0, run.trouble)
+        if life.maintenance:
+            causes.insert(0, "the server is in maintenance: nothing is written and the clock stands still")
+        return {
+            "number": run.number,
+            "verb": str(run.verb),
+            "step": step.name,
+            "attempt": run.attempt,
+            "last_sign": run.last_sign,
+            "since_s": (now - run.entered).total_seconds(),
+            "deadline": run.deadline,
+            "left_s": left,
+            "next": _next(life, run, step),
+            "causes": causes,
+        }
+
+
+def _next(life: Server, run: Run, step: Do | Await) -> str:
+    if run.closing:
+        return f"power off, because: {run.closing}"
+    if isinstance(step, Do):
+        action = owed(life) or step.action
+        return f"{action}, read back" if action is not None else "the boot device, read back"
+    if step.signal is None:
+        return "the machine fetches its boot script"
+    return f"the machine reports {step.signal}"
+
+
+def _kind(answer: BootAnswer) -> str:
+    if isinstance(answer, Install):
+        return "install"
+    return str(answer.target) if isinstance(answer, TargetBoot) else "local"
+
+
+def _text(told: dict[str, Any]) -> str:
+    who = told["server"] or f"{told['mac']} (nobody's)"
+    lines = [f"{who}: {told['answer']['reason']}"]
+    if told["state"]:
+        lines[0] = f"{who} ({told['state']}): {told['answer']['reason']}"
+    for path in told["paths"]:
+        lines.append(f"by {path['loader']}, in this order:")
+        lines += [f"  {entry['url']}: {entry['answer']}" for entry in path["lookups"]]
+    run = told["run"]
+    if run is not None:
+        left = "" if run["left_s"] is None else f", {max(0.0, run['left_s']):.0f} s left"
+        lines.append(f"run {run['number']} ({run['verb']}) stands at {run['step']!r}{left}")
+        lines.append(f"  last sign of life: {run['last_sign'] or 'none'}")
+        lines.append(f"  comes next: {run['next']}")
+        lines += [f"  if it does not: {cause}" for cause in run["causes"]]
+    return "\n".join(lines)

@@ -1,0 +1,176 @@
+"""An operator's own power and boot device commands: one conversation, one write, one read-back.
+
+They count in no flap guard and change no provision state. What a run or maintenance forbids is refused here, before a
+packet is sent; the read-back is what is answered.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
+from typing import Any
+
+from baremetal.drivers.base import BmcDriver, BootFlags, PowerTarget
+from baremetal.engine.engine import Engine
+from baremetal.engine.perform import Quirks
+from baremetal.errors import BmcError, BmcErrorKind, Invalid, Refused, Superseded
+from baremetal.lifecycle.model import BootDevice, BootMode, PowerState
+from baremetal.service import views
+from baremetal.service.servers import find
+from baremetal.store.records import ServerRecord
+from baremetal.store.store import Store
+
+VERIFY_S = 8.0
+_WANTED = {PowerTarget.ON: PowerState.ON, PowerTarget.OFF: PowerState.OFF, PowerTarget.RESET: PowerState.ON}
+
+
+class Power:
+    """Talks to one server's BMC for an operator. Slow: callers give it a thread of their own."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        *,
+        now: Callable[[], datetime],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._now = now
+        self._sleep = sleep
+
+    def state(self, name: str) -> dict[str, Any]:
+        """Read the power state now. Raises BmcError."""
+        record = find(self._store, name)
+        with ExitStack() as stack:
+            power = self._engine.converse(record, stack).power()
+        self._store.set_power(record.id, power, self._now())
+        return {"name": record.life.name, "power_state": str(power)}
+
+    def switch(self, name: str, target: str, by: str) -> dict[str, Any]:
+        """Ask for a power state once and read back. Raises Refused, BmcError (NO_EFFECT where it did not take)."""
+        if target not in tuple(PowerTarget):
+            raise Invalid(
+                f"no power target {target[:32]!r}", variable="target", fix=f"use {', '.join(PowerTarget)}"
+            )
+        wanted = PowerTarget(target)
+        record = find(self._store, name)
+        self._check_free(record, f"power {target}")
+        # Recorded before the first byte is sent (promises I13).
+        self._audit(record, f"power {target}", by)
+        with ExitStack() as stack:
+            bmc = self._engine.converse(record, stack)
+            if wanted is PowerTarget.RESET and bmc.power() is PowerState.OFF:
+                raise Refused(f"{record.life.name}: reset of a server that is off", fix="use power on")
+            self._write(bmc, wanted, record)
+            power = self._read_back(bmc, _WANTED.get(wanted))
+        self._store.set_power(record.id, power, self._now())
+        if wanted in _WANTED and power is not _WANTED[wanted]:
+            raise BmcError(
+                f"{record.life.name}: the BMC accepted power {target}, and {VERIFY_S:.0f} s later it is not so",
+                BmcErrorKind.NO_EFFECT,
+                code="BM112",
+                seen=f"power {power}",
+            )
+        return {"name": record.life.name, "power_state": str(power)}
+
+    def boot_device(self, name: str) -> dict[str, Any]:
+        """Read the boot override as the BMC stores it. Raises BmcError."""
+        record = find(self._store, name)
+        with ExitStack() as stack:
+            return _flags(record, self._engine.converse(record, stack).boot_device())
+
+    def set_boot_device(
+        self, name: str, device: str, by: str, *, persistent: bool = False, force: bool = False
+    ) -> dict[str, Any]:
+        """Set the boot override and read it back. Persistent pxe would install for ever, so it needs force (I6)."""
+        if device not in tuple(BootDevice):
+            raise Invalid(
+                f"no boot device {device[:32]!r}", variable="device", fix=f"use {', '.join(BootDevice)}"
+            )
+        wanted = BootDevice(device)
+        record = find(self._store, name)
+        if wanted is BootDevice.PXE and persistent and not force:
+            raise Refused(
+                f"{record.life.name}: persistent pxe makes the server netboot at every start",
+                fix="leave --persistent out, or use --force",
+            )
+        self._check_free(record, f"boot device {device}")
+        how = ", persistent" if persistent else ""
+        self._audit(record, f"boot device {device}{how}", by)
+        efi = record.facts.boot_mode == BootMode.UEFI and Quirks.parse(record.facts.quirks).efi == "auto"
+        with ExitStack() as stack:
+            bmc = self._engine.converse(record, stack)
+            bmc.set_boot_device(wanted, persistent=persistent, efi=efi, permit=self._permit(record))
+            flags = bmc.boot_device()
+        stuck = flags.valid is None or (
+            not flags.valid
+            if wanted is BootDevice.NONE
+            else flags.valid and flags.device is wanted and flags.persistent is persistent
+        )
+        if not stuck and not (wanted is BootDevice.NONE and flags.device in (None, BootDevice.NONE)):
+            raise BmcError(
+                f"{record.life.name}: boot device {device} did not stick",
+                BmcErrorKind.NO_EFFECT,
+                seen=f"{flags.device or 'no device'}, {'valid' if flags.valid else 'not valid'}",
+                fix="see `baremetal set --quirk` for this firmware",
+            )
+        return _flags(record, flags)
+
+    def _audit(self, record: ServerRecord, what: str, by: str) -> None:
+        self._store.audit(self._now(), record.id, record.life.name, f"{what} by {by}", by=by)
+
+    def _check_free(self, record: ServerRecord, what: str) -> None:
+        life = record.life
+        if life.maintenance:
+            raise Refused(
+                f"{what}: {life.name} is in maintenance, which is hands off",
+                fix=f"baremetal maintenance off {life.name}",
+            )
+        if life.run is not None:
+            raise Refused(
+                f"{what}: run {life.run.number} ({life.run.verb}) is under way on {life.name}",
+                allowed=tuple(views.allowed(record)),
+                fix="wait for it, or abort it first",
+            )
+
+    def _permit(self, record: ServerRecord) -> Callable[[], None]:
+        """Look again just before the write: a run or maintenance may have begun meanwhile."""
+
+        def permit() -> None:
+            now = self._store.server(record.id).life
+            if now.run is not None or now.maintenance:
+                raise Superseded(f"{now.name}: a run or maintenance began before the write was sent")
+
+        return permit
+
+    def _write(self, bmc: BmcDriver, wanted: PowerTarget, record: ServerRecord) -> None:
+        try:
+            bmc.set_power(wanted, self._permit(record))
+        except BmcError as error:
+            # 0xD5 "not in this state" is how some BMCs say that it is so already: the read-back decides.
+            if error.kind is not BmcErrorKind.CONFLICT:
+                raise
+
+    def _read_back(self, bmc: BmcDriver, wanted: PowerState | None) -> PowerState:
+        waited, pause = 0.0, 0.2
+        power = bmc.power()
+        while wanted is not None and power is not wanted and waited < VERIFY_S:
+            self._sleep(pause)
+            waited += pause
+            pause = min(pause * 2, 2.0)
+            power = bmc.power()
+        return power
+
+
+def _flags(record: ServerRecord, flags: BootFlags) -> dict[str, Any]:
+    return {
+        "name": record.life.name,
+        "device": str(flags.device) if flags.device is not None else None,
+        "valid": flags.valid,
+        "persistent": flags.persistent,
+        "efi": flags.efi,
+    }

@@ -1,0 +1,183 @@
+"""The profiles that can be installed: what each is, where its media lie, and whether it would render.
+
+Owns the registry and the checks that need no server. Deliberately unknown: configuration files (wiring reads them) and
+states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from baremetal.errors import BaremetalError, MediaMissing, Unknown
+from baremetal.lifecycle.model import BootTarget, Budgets, Limits, Method, Proof
+from baremetal.netboot.context import ServerFacts, merge_variables
+from baremetal.netboot.profile import Profile
+from baremetal.netboot.templates import Templates, freeze
+from baremetal.service.recipe import Kitchen, Recipe
+
+SAMPLE = ServerFacts(
+    id="0" * 32,
+    name="sample",
+    macs=("52:54:00:12:34:56",),
+    boot_mac="52:54:00:12:34:56",
+    uuid="564d4ac8-1f3b-4d2f-9c59-3a5f8f7b2f10",
+    serial="SAMPLE-1",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A profile with what the lifecycle needs to run it. `media` names a folder below the media directory."""
+
+    profile: Profile
+    media: str
+    title: str = ""
+    arch: str = "x86_64"
+    method: Method = Method.INSTALLER
+    target: BootTarget = BootTarget.DISK
+    proof: Proof = Proof.SSH
+    reboots: bool = False
+    budgets: Budgets = field(default_factory=Budgets)
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def name(self) -> str:
+        return self.profile.name
+
+
+Problems = Callable[[str, str, str], Sequence[BaremetalError]]
+"""Check one rendered file: family, file name, text."""
+
+
+class Profiles:
+    """All offers by name, and the folders their parts are in."""
+
+    def __init__(
+        self,
+        offers: Sequence[Offer],
+        *,
+        templates: Templates,
+        kitchen: Kitchen,
+        media: Path,
+        base: str,
+        defaults: Mapping[str, Any],
+        lint: Problems,
+    ) -> None:
+        self._offers = {offer.name: offer for offer in offers}
+        self._templates = templates
+        self._kitchen = kitchen
+        self._media = media
+        self._base = base
+        self._defaults = dict(defaults)
+        self._lint = lint
+
+    def offer(self, name: str) -> Offer:
+        """Find a profile. Raises Unknown BM201 with the nearest name."""
+        try:
+            return self._offers[name]
+        except KeyError:
+            near = get_close_matches(name, self._offers, n=1, cutoff=0.5)
+            known = ", ".join(sorted(self._offers)) or "none"
+            raise Unknown(
+                f"no profile {name[:64]!r}",
+                code="BM201",
+                nearest=near[0] if near else None,
+                fix=None if near else f"known are {known}",
+            ) from None
+
+    def names(self) -> list[str]:
+        return sorted(self._offers)
+
+    def briefs(self) -> list[dict[str, Any]]:
+        return [self._brief(self._offers[name]) for name in self.names()]
+
+    def show(self, name: str) -> dict[str, Any]:
+        """Describe a profile with its settings and files."""
+        offer = self.offer(name)
+        profile = offer.profile
+        return self._brief(offer) | {
+            "kernel": profile.kernel,
+            "initrd": profile.initrd,
+            "kernel_args": profile.kernel_args,
+            "template": profile.template,
+            "files": profile.answer_files,
+            "vars": dict(profile.variables),
+            "media_folder": str(self._media / offer.media),
+            "budgets": asdict(offer.budgets),
+            "limits": asdict(offer.limits),
+        }
+
+    def lint(self, name: str) -> dict[str, Any]:
+        """Render with a sample server and check what comes out; every problem is named with its place."""
+        offer = self.offer(name)
+        problems: list[BaremetalError] = []
+        try:
+            recipe = self.recipe(offer, SAMPLE, {}, {})
+            problems += self.check(recipe, 1)
+        except BaremetalError as error:
+            problems.append(error)
+        try:
+            self.check_media(offer)
+        except MediaMissing as error:
+            problems.append(error)
+        return {"name": offer.name, "ok": not problems, "problems": [error.as_dict() for error in problems]}
+
+    def recipe(
+        self, offer: Offer, server: ServerFacts, of_server: Mapping[str, Any], asked: Mapping[str, Any]
+    ) -> Recipe:
+        """Freeze a profile for one server: variables merged (defaults, profile, server, deploy). Raises Invalid."""
+        return Recipe(
+            profile=offer.profile,
+            media=offer.media,
+            variables=merge_variables(self._defaults, offer.profile.variables, of_server, asked),
+            server=server,
+            templates=freeze(offer.profile, self._templates),
+            asked=dict(asked),
+            first_boot=offer.proof is not Proof.NONE,
+        )
+
+    def check(self, recipe: Recipe, run: int) -> list[BaremetalError]:
+        """Render everything a run would be served and lint it; returns what is wrong, never raises it."""
+        try:
+            files = self._kitchen.preview(recipe, run, self._base)
+        except BaremetalError as error:
+            return [error]
+        problems: list[BaremetalError] = []
+        for file in files:
+            problems += self._lint(str(recipe.profile.family), file["name"], file["text"])
+        return problems
+
+    def check_media(self, offer: Offer) -> None:
+        """Make sure that kernel and initrd are there. Raises MediaMissing BM202."""
+        folder = self._media / offer.media
+        missing = [
+            path for path in (offer.profile.kernel, offer.profile.initrd) if not (folder / path).is_file()
+        ]
+        if missing:
+            raise MediaMissing(
+                f"profile {offer.name}: {' and '.join(missing)} missing",
+                seen=f"looked in {folder}",
+                fix=f"put them there, or run `baremetal media add {offer.name} ISO`",
+            )
+
+    def _brief(self, offer: Offer) -> dict[str, Any]:
+        try:
+            self.check_media(offer)
+            ready = True
+        except MediaMissing:
+            ready = False
+        return {
+            "name": offer.name,
+            "title": offer.title,
+            "family": str(offer.profile.family),
+            "arch": offer.arch,
+            "method": str(offer.method),
+            "boot_target": str(offer.target),
+            "proof": str(offer.proof),
+            "media": offer.media,
+            "media_ready": ready,
+        }

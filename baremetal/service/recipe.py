@@ -1,0 +1,145 @@
+"""What one run is made from, frozen when it starts: profile, variables, the server's facts, template texts.
+
+Owns the recipe's form in the run's record and how it is rendered for a machine. What is rendered an hour later, after
+the configuration has changed, is what `plan` showed. Deliberately unknown: windows, states, and who asks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from baremetal.errors import Unknown
+from baremetal.netboot.context import Context, ServerFacts, Urls
+from baremetal.netboot.profile import Family, Profile
+from baremetal.netboot.render import render_answer, render_install_script
+from baremetal.netboot.templates import Frozen
+from baremetal.netboot.tokens import MASKED, Purpose, TokenMint
+from baremetal.store.records import RunRecord, ServerRecord
+
+_KEPT = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The frozen inputs of a run's boot script and answer files. `asked` are the deploy's own variables."""
+
+    profile: Profile
+    media: str
+    variables: Mapping[str, Any]
+    server: ServerFacts
+    templates: Frozen
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    first_boot: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the run's record, as JSON."""
+        return {
+            "profile": asdict(self.profile) | {"family": str(self.profile.family)},
+            "media": self.media,
+            "variables": dict(self.variables),
+            "server": asdict(self.server),
+            "templates": self.templates.as_dict() | {"digest": self.templates.digest},
+            "asked": dict(self.asked),
+            "first_boot": self.first_boot,
+        }
+
+    @classmethod
+    def from_dict(cls, frozen: Mapping[str, Any]) -> Recipe:
+        """Read back from a run's record. Raises Unknown for a run that froze nothing to render."""
+        if "profile" not in frozen:
+            raise Unknown("this run installs nothing, so there is nothing to render")
+        profile = dict(frozen["profile"])
+        server = dict(frozen["server"])
+        texts = frozen["templates"]
+        return cls(
+            profile=Profile(**{**profile, "family": Family(profile["family"])}),
+            media=frozen["media"],
+            variables=frozen["variables"],
+            server=ServerFacts(**{**server, "macs": tuple(server["macs"])}),
+            templates=Frozen(dict(texts["files"]), dict(texts["texts"]), texts["digest"]),
+            asked=frozen["asked"],
+            first_boot=frozen["first_boot"],
+        )
+
+    def context(self, run: int, base: str, proof_key: str, fetch: str, callback: str) -> Context:
+        """Put the recipe, a run and two tokens together into what templates see."""
+        # The run stands in the media's URLs too, so that the timeline can say who fetched the kernel; it opens nothing.
+        media = f"{media_reference(self.server.name, run)}/{self.media}"
+        return Context(
+            server=self.server,
+            run=run,
+            profile=self.profile,
+            variables=self.variables,
+            urls=Urls.of(base, media, fetch, callback),
+            proof_key=proof_key,
+            first_boot=self.first_boot,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Kitchen:
+    """Renders recipes with this installation's keys. `proof_key` is the public half, one line."""
+
+    mint: TokenMint
+    proof_key: str
+    _kept: OrderedDict[tuple[str, int], Recipe] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def recipe(self, run: RunRecord) -> Recipe:
+        """Return the recipe of a run; parsed once, since what is frozen never changes."""
+        key = (run.server_id, run.number)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        recipe = Recipe.from_dict(run.frozen)
+        with self._lock:
+            self._kept[key] = recipe
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return recipe
+
+    def kept(self, server_id: str, number: int) -> Recipe | None:
+        """Return a run's recipe if it was parsed before, sparing the database a large row."""
+        with self._lock:
+            return self._kept.get((server_id, number))
+
+    def script(self, recipe: Recipe, record: ServerRecord, run: int, base: str) -> str:
+        """Render the iPXE script that starts the installer. Raises Invalid BM203, BM204."""
+        return render_install_script(recipe.templates, self._context(recipe, record.id, run, base))
+
+    def answer(self, recipe: Recipe, server_id: str, run: int, file: str, base: str) -> str:
+        """Render one answer file. Raises KeyError for a file that the profile has not, Invalid BM203, BM204."""
+        return render_answer(recipe.templates, file, self._context(recipe, server_id, run, base))
+
+    def preview(self, recipe: Recipe, run: int, base: str) -> list[dict[str, str]]:
+        """Render everything with masked tokens: what a person may see. Raises Invalid BM203, BM204."""
+        context = recipe.context(run, base, self.proof_key, MASKED, MASKED)
+        files = [{"name": "install.ipxe", "text": render_install_script(recipe.templates, context)}]
+        files += [
+            {"name": name, "text": render_answer(recipe.templates, name, context)}
+            for name in recipe.profile.answer_files
+        ]
+        return files
+
+    def _context(self, recipe: Recipe, server_id: str, run: int, base: str) -> Context:
+        fetch = self.mint.mint(server_id, run, Purpose.FETCH)
+        callback = self.mint.mint(server_id, run, Purpose.CALLBACK)
+        return recipe.context(run, base, self.proof_key, fetch, callback)
+
+
+def media_reference(server: str, run: int) -> str:
+    """Name a server and run in a media path. No profile's name begins with an underscore."""
+    return f"_{server}.{run}"
+
+
+def read_media_reference(text: str) -> tuple[str, int] | None:
+    """Read such a name back; None for anything else."""
+    name, dot, number = text[1:].rpartition(".")
+    if not text.startswith("_") or not dot or not number.isascii() or not number.isdigit() or len(number) > 9:
+        return None
+    return name, int(number)

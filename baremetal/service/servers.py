@@ -1,0 +1,256 @@
+"""The servers under care: taking them in, listing, changing, forgetting, maintenance, strangers.
+
+Owns what an operator may do to a server's record, and the way that an enrolment goes on by itself through *manage* to
+*available* (or *active*), across a restart too. Nothing here writes to a machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from baremetal import telemetry
+from baremetal.drivers.base import BmcCredentials, BmcUrl
+from baremetal.engine.engine import Begin, Engine
+from baremetal.errors import BaremetalError, Conflict, Invalid, Refused, Unknown
+from baremetal.failpoints import failpoints
+from baremetal.lifecycle.decide import Outcome
+from baremetal.lifecycle.events import Asked, MaintenanceChanged
+from baremetal.lifecycle.model import ProvisionState, Server, Verb
+from baremetal.netboot.variables import normal_mac
+from baremetal.service import views
+from baremetal.service.enrolment import Enrolment, ServerChange, changed_facts, first_facts
+from baremetal.service.roster import InvalidRows
+from baremetal.store.records import Credentials, HistoryEntry, NewServer, ServerRecord
+from baremetal.store.store import Store
+
+__all__ = ["Enrolment", "ServerChange", "Servers"]
+
+log = telemetry.logger(__name__)
+
+THEN = "then"  # the key in a manage run's frozen record: the verb that follows its success
+
+
+class Servers:
+    """The use cases around server records. `later` runs a call soon, in another thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        *,
+        thaw: Callable[[BmcUrl], None],
+        now: Callable[[], datetime],
+        later: Callable[[Callable[[], None]], object],
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._thaw = thaw
+        self._now = now
+        self._later = later
+
+    # -- taking in --
+
+    def enrol(self, new: Sequence[Enrolment], by: str) -> list[dict[str, Any]]:
+        """Take servers under care, all or none, and start verifying those that ask for it. Raises Invalid, Conflict."""
+        if not new:
+            raise Invalid("no server is given")
+        entries = _checked(new, by)
+        with failpoints("api.accept"):
+            records = self._store.add_servers(entries, self._now())
+        for asked, record in zip(new, records, strict=True):
+            # Credentials that were refused under an earlier record deserve one try under this one.
+            self._thaw(BmcUrl.parse(record.facts.bmc))
+            if asked.verify or asked.adopt:
+                then = Verb.ADOPT if asked.adopt else Verb.PROVIDE
+                begin = Begin(frozen={THEN: str(then), "by": by})
+                self._engine.submit(record.id, Asked(Verb.MANAGE, by=by), begin=begin)
+        return [self._view(record.id) for record in records]
+
+    def follow(self, entry: HistoryEntry) -> None:
+        """Listen to the history: a verified enrolment goes on. Quick; the next verb is asked in another thread."""
+        if entry.to_state == ProvisionState.MANAGEABLE and entry.from_state == ProvisionState.VERIFYING:
+            server_id = entry.server_id
+            self._later(lambda: self._go_on(server_id))
+
+    def recover(self) -> None:
+        """Go on with enrolments that a dead process left half way. Idempotent; call at start."""
+        for record in self._store.servers(state=ProvisionState.MANAGEABLE):
+            self._go_on(record.id)
+
+    def _go_on(self, server_id: str) -> None:
+        try:
+            life = self._store.server(server_id).life
+            last = self._store.run(server_id, life.runs) if life.runs else None
+            then = last.frozen.get(THEN) if last is not None else None
+            if then is None or life.state is not ProvisionState.MANAGEABLE or life.run is not None:
+                return
+            by = str(last.frozen.get("by") or "enrolment") if last is not None else "enrolment"
+            self._engine.submit(server_id, Asked(Verb(then), by=by))
+        except BaremetalError as error:
+            log.warning("an enrolment did not go on", server=server_id, code=error.code, error=str(error))
+
+    # -- looking --
+
+    def select(self, state: str | None = None, tags: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+        """List servers by name, in a state or with all of some tags."""
+        if state is not None and state not in tuple(ProvisionState):
+            raise Invalid(
+                f"no state {state[:40]!r}", variable="state", fix=f"use one of {', '.join(ProvisionState)}"
+            )
+        wanted = ProvisionState(state) if state is not None else None
+        return [
+            views.view(self._store, record)
+            for record in self._store.servers(wanted, dict(tags or {}) or None)
+        ]
+
+    def show(self, name: str) -> dict[str, Any]:
+        return self._view(name)
+
+    def ssh(self, name: str) -> dict[str, Any]:
+        """Say where the deployed system answers by SSH and which host keys it reported. Raises Refused."""
+        record = self._store.server(name)
+        run = self._store.run(record.id, record.life.deployed) if record.life.deployed else None
+        if run is None:
+            raise Refused(
+                f"{record.life.name}: nothing that was deployed here runs on it",
+                allowed=tuple(views.allowed(record)),
+            )
+        places = ssh_places(record.facts.vars, record.facts.ip, run.addresses)
+        if not places:
+            raise Refused(
+                f"{record.life.name}: no address is known",
+                fix="set one with `baremetal set NAME --ip`, or the variable ssh_address",
+            )
+        host, port = places[0]
+        return {"host": host, "port": port, "user": "root", "host_keys": list(run.ssh_host_keys)}
+
+    def unknowns(self) -> list[dict[str, Any]]:
+        """List the strangers that asked to boot."""
+        return [
+            {
+                "mac": seen.mac,
+                "uuid": seen.uuid,
+                "serial": seen.serial,
+                "arch": seen.arch,
+                "first_seen_at": seen.first_seen_at,
+                "last_seen_at": seen.last_seen_at,
+                "times": seen.times,
+                "what": seen.what,
+            }
+            for seen in self._store.unknowns()
+        ]
+
+    def count(self) -> None:
+        """Bring the gauge of servers by state up to date."""
+        found = dict.fromkeys(ProvisionState, 0)
+        for record in self._store.servers():
+            found[record.life.state] += 1
+        for state, number in found.items():
+            telemetry.SERVERS.labels(str(state)).set(number)
+
+    # -- changing --
+
+    def change(self, name: str, change: ServerChange, by: str) -> dict[str, Any]:
+        """Set facts of a server. New credentials thaw its BMC. Raises Invalid, Conflict."""
+        record = self._store.server(name)
+        facts, account = changed_facts(record.facts, self._credentials(record), change)
+        if facts == record.facts and account is None:
+            return self._view(record.id)
+        names = [field for field in facts.__slots__ if getattr(facts, field) != getattr(record.facts, field)]
+        names = [field for field in names if field != "bmc_identity"]
+        if account is not None:
+            names.append("credentials")
+        note = f"set {', '.join(names)} by {by}"
+        secret = Credentials(account.user, account.password) if account is not None else None
+        self._store.set_facts(record.id, facts, secret, self._now(), by, note, before=record.facts)
+        if account is not None:
+            self._thaw(BmcUrl.parse(facts.bmc))
+            self._engine.nudge(record.id)
+        return self._view(record.id)
+
+    def maintenance(self, name: str, on: bool, by: str) -> dict[str, Any]:
+        """Switch the flag; switching to what it is already changes nothing."""
+        record = self._store.server(name)
+        self._engine.submit(record.id, MaintenanceChanged(on, by=by))
+        return self._view(record.id)
+
+    def forget(self, name: str, by: str, *, force: bool = False) -> None:
+        """Stop caring for a server, never needing its BMC; what runs on it stays. Raises Refused without force."""
+        record = self._store.server(name)
+        life = record.life
+        if not force and (life.run is not None or life.state is ProvisionState.ACTIVE):
+            why = f"run {life.run.number} is under way" if life.run is not None else "a system runs on it"
+            raise Refused(
+                f"forget: {life.name} is {life.state}, {why}",
+                allowed=tuple(views.allowed(record)),
+                fix="release or abort first, or use --force, which leaves the machine as it is",
+            )
+        if life.run is not None:
+            # Closes the run's tokens and takes every turn's permission away before the record goes.
+            decision = self._engine.submit(record.id, Asked(Verb.ABORT, by=by))
+            if decision.outcome is Outcome.CHANGED:
+                log.info("run aborted by forget", server=life.name)
+        self._store.forget(record.id, self._now(), by)
+
+    def _credentials(self, record: ServerRecord) -> BmcCredentials:
+        user, password = self._store.credentials(record.id)
+        return BmcCredentials(user, password)
+
+    def _view(self, ref: str) -> dict[str, Any]:
+        return views.view(self._store, self._store.server(ref))
+
+
+def find(store: Store, ref: str) -> ServerRecord:
+    """Find a server by name, id or MAC. Raises Unknown."""
+    try:
+        mac = normal_mac(ref)
+    except Invalid:
+        return store.server(ref)
+    record = store.server_by_mac(mac)
+    if record is None:
+        raise Unknown(f"no server has the MAC {mac}")
+    return record
+
+
+def ssh_places(variables: Mapping[str, str], ip: str, addresses: Sequence[str]) -> list[tuple[str, int]]:
+    """List where a deployed system may answer by SSH, best first: told by the operator, fixed, reported."""
+    told = variables.get("ssh_address", "")
+    if told:
+        host, _, port = told.rpartition(":")
+        if host and port.isascii() and port.isdigit() and (":" not in host or host.startswith("[")):
+            return [(host.strip("[]"), int(port))]
+        return [(told.strip("[]"), 22)]
+    fixed = ip.partition("/")[0]
+    places = [fixed] if fixed else []
+    places += [address.partition("/")[0] for address in addresses]
+    return [(address, 22) for address in dict.fromkeys(places) if address]
+
+
+def _checked(new: Sequence[Enrolment], by: str) -> list[NewServer]:
+    """Check all rows, and each against the others. One row's error is raised as it is, several as InvalidRows."""
+    entries: list[NewServer] = []
+    problems: list[tuple[int, str, BaremetalError]] = []
+    taken: dict[tuple[str, str], str] = {}
+    for number, row in enumerate(new, 1):
+        try:
+            facts, account = first_facts(row)
+            mine = [("name", row.name), ("BMC", facts.bmc_identity), *(("MAC", mac) for mac in facts.macs)]
+            if facts.uuid:
+                mine.append(("UUID", facts.uuid))
+            for key in mine:
+                if key in taken:
+                    raise Conflict(
+                        f"{row.name}: the {key[0]} {key[1]} is that of {taken[key]} too", server=row.name
+                    )
+            taken |= dict.fromkeys(mine, row.name)
+            secret = Credentials(account.user, account.password)
+            entries.append(NewServer(Server(row.name), facts, secret, note=f"enrolled by {by}", by=by))
+        except BaremetalError as error:
+            problems.append((number, row.name, error))
+    if problems:
+        if len(new) == 1:
+            raise problems[0][2]
+        raise InvalidRows(problems, len(new))
+    return entries

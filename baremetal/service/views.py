@@ -1,0 +1,98 @@
+"""What a server looks like from outside: the one mapping from records to the API's plain values.
+
+The password of a BMC is not in here, because it never leaves the store except towards a driver.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from baremetal.drivers.base import BmcUrl
+from baremetal.lifecycle.decide import current_step
+from baremetal.lifecycle.model import Run
+from baremetal.lifecycle.workflows import allowed_verbs
+from baremetal.store.records import HistoryEntry, ServerRecord
+from baremetal.store.store import Store
+
+
+def view(store: Store, record: ServerRecord) -> dict[str, Any]:
+    """Describe a server with its open run, or the run that is deployed."""
+    life, facts = record.life, record.facts
+    number = life.run.number if life.run is not None else life.deployed
+    known = store.run(record.id, number) if number else None
+    profile = known.profile if known is not None and known.profile else None
+    return {
+        "name": life.name,
+        "id": record.id,
+        "provision_state": str(life.state),
+        "power_state": str(record.power_state),
+        "power_seen_at": record.power_seen_at,
+        "maintenance": life.maintenance,
+        "last_error": life.last_error,
+        "profile": profile,
+        "run": _run(record, life.run, profile) if life.run is not None else None,
+        "deployed_run": life.deployed or None,
+        "found_on": life.found_on,
+        "allowed": allowed(record),
+        "macs": list(facts.macs),
+        "bmc": _bmc(facts.bmc),
+        "boot_mode": facts.boot_mode,
+        "boot_target": facts.boot_target,
+        "arch": facts.arch,
+        "uuid": facts.uuid,
+        "serial": facts.serial,
+        "ip": facts.ip,
+        "vars": dict(facts.vars),
+        "tags": dict(facts.tags),
+        "quirks": list(facts.quirks),
+        "created_at": record.created_at,
+    }
+
+
+def allowed(record: ServerRecord) -> list[str]:
+    """Name the verbs that may be asked of this server now."""
+    if record.life.maintenance:
+        return [verb for verb in allowed_verbs(record.life.state) if verb == "abort"]
+    return list(allowed_verbs(record.life.state))
+
+
+def event(entry: HistoryEntry) -> dict[str, Any]:
+    """Describe one line of the history."""
+    return {
+        "id": entry.id,
+        "at": entry.at,
+        "server": entry.server,
+        "run": entry.run,
+        "kind": entry.kind,
+        "note": entry.note,
+        "from_state": entry.from_state,
+        "to_state": entry.to_state,
+        "outcome": entry.outcome,
+        "event": dict(entry.event) if entry.event is not None else None,
+        "data": dict(entry.data or {}),
+    }
+
+
+def _run(record: ServerRecord, run: Run, profile: str | None) -> dict[str, Any]:
+    step = current_step(record.life)
+    go = run.go
+    return {
+        "number": run.number,
+        "verb": str(run.verb),
+        "step": step.name if step is not None else "",
+        "profile": profile,
+        "method": str(run.method) if run.method is not None else None,
+        "attempt": run.attempt,
+        "deadline": run.deadline,
+        "retry_at": run.retry_at,
+        "last_sign": run.last_sign,
+        "trouble": run.closing or run.trouble,
+        "started_at": run.started,
+        "go": {"disk": go.disk, "at": go.at, "address": go.address} if go is not None else None,
+    }
+
+
+def _bmc(text: str) -> dict[str, Any]:
+    url = BmcUrl.parse(text)
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    return {"url": url.format(), "address": f"{host}:{url.port}" if url.port else host, "kind": url.scheme}

@@ -1,0 +1,498 @@
+"""The one place that knows everything: builds the objects from the settings, starts and stops them. No logic.
+
+Startup order: sockets, keys, database, engine, services, apps, ticks. The sockets are bound first, so that a port in
+use is an error with a name and not a half-started service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets as random
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp
+
+from baremetal import telemetry
+from baremetal.config import Config, split_listen
+from baremetal.config.settings import ProfileConfig, is_loopback
+from baremetal.drivers.base import BmcCredentials, BmcDriver, BmcUrl, Deadlines
+from baremetal.drivers.registry import open_conversation
+from baremetal.drivers.ssh import check_login, generate_keypair
+from baremetal.engine.conversations import BmcMemo, Conversations
+from baremetal.engine.embedded import Embedded, Tick
+from baremetal.engine.engine import Engine
+from baremetal.engine.observations import Observations
+from baremetal.engine.perform import LoginTarget, Performer
+from baremetal.errors import BaremetalError, Refused, Unavailable
+from baremetal.lifecycle.model import Budgets, Fetch, Limits
+from baremetal.netboot.profile import Family, Profile
+from baremetal.netboot.templates import Templates
+from baremetal.netboot.tokens import TokenMint
+from baremetal.service.boot import Boot
+from baremetal.service.deploys import Deploys
+from baremetal.service.doctor import Doctor, Place
+from baremetal.service.explain import Explain
+from baremetal.service.media import Media
+from baremetal.service.power import Power
+from baremetal.service.profiles import Offer, Profiles
+from baremetal.service.recipe import Kitchen
+from baremetal.service.servers import Servers, ssh_places
+from baremetal.service.timeline import Timeline
+from baremetal.service.tokens import Tokens
+from baremetal.store.records import RunRecord, ServerRecord
+from baremetal.store.secrets import Secrets, read_or_make
+from baremetal.store.store import Store
+from baremetal.web.api import Services
+from baremetal.web.apps import control_app, control_stack
+from baremetal.web.boot import BootApp, Doors
+from baremetal.web.protocol import BoundedProtocol
+
+log = telemetry.logger(__name__)
+
+FLUSH_S = 0.5
+STOP_S = 5.0
+
+
+@dataclass(slots=True)
+class App:
+    """Everything that runs, as one object: for `serve`, and for tests that want to hold a part of it."""
+
+    config: Config
+    store: Store
+    engine: Engine
+    observations: Observations
+    services: Services
+    control: ASGIApp
+    boot: ASGIApp
+    ticks: Embedded
+    token_file: Path
+    pools: list[ThreadPoolExecutor] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Resume what an earlier process left, and begin to tick."""
+        self.engine.recover()
+        self.services.servers.recover()
+        self.ticks.start()
+
+    def stop(self) -> None:
+        """End ticks, turns and streams; write what waits; close the database. Idempotent."""
+        self.services.timeline.close()
+        self.engine.stop()
+        self.ticks.stop()
+        for pool in self.pools:
+            pool.shutdown(wait=True, cancel_futures=True)
+        with contextlib.suppress(BaremetalError):
+            self.observations.flush()
+        self.store.close()
+
+
+def build(config: Config, *, boot_port: int | None = None) -> App:
+    """Build the whole service from its settings. `boot_port`: the bound one, where the settings say 0."""
+    folder = config.data_dir
+    _make_folder(folder)
+    keys = config.key_file.parent
+    secrets = Secrets.load(config.key_file)
+    master = read_or_make(keys / "master.key", lambda: random.token_bytes(32))
+    private, public = _proof_key(keys / "proof_key")
+    store = Store.open(config.database_url, secrets)
+    try:
+        return _assemble(config, store, master, private, public, boot_port)
+    except BaseException:
+        store.close()
+        raise
+
+
+def _assemble(
+    config: Config,
+    store: Store,
+    master: bytes,
+    private: str,
+    public: str,
+    boot_port: int | None,
+) -> App:
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)  # noqa: E731
+    turns = ThreadPoolExecutor(config.bmc.max_conversations, "turn")
+    operators = ThreadPoolExecutor(16, "operator")
+    writers = ThreadPoolExecutor(8, "boot-write")
+    later = ThreadPoolExecutor(1, "later")
+
+    deadlines = Deadlines(config.bmc.connect_s, config.bmc.read_s, config.bmc.write_s)
+    conversations = Conversations(
+        lambda url, account: _open(config, url, account, deadlines), _Memory(store), secret=master
+    )
+    login = _Login(private, config.deploy.ssh_user)
+    performer = Performer(sleep=time.sleep, login=login, login_deadline_s=config.deploy.ssh_deadline_s)
+    engine = Engine(store, conversations, performer, _locate(config.deploy.ssh_port), now, turns)
+    observations = Observations(store, now)
+
+    kitchen = Kitchen(TokenMint(master), public)
+    base = _public_url(config, boot_port)
+    offers = [_offer(config, name, profile) for name, profile in config.profile.items()]
+    profiles = Profiles(
+        offers,
+        templates=Templates.with_own(config.templates_dir),
+        kitchen=kitchen,
+        media=config.media_dir,
+        base=base,
+        defaults=_defaults(config),
+        lint=_lint(),
+    )
+    servers = Servers(store, engine, thaw=conversations.thaw, now=now, later=later.submit)
+    timeline = Timeline(store)
+    tokens = Tokens(store, config.token_file, now)
+    secrets_made = [config.key_file, config.token_file, config.key_file.parent / "master.key"]
+    services = Services(
+        servers=servers,
+        deploys=Deploys(store, engine, profiles, kitchen, base=base, now=now),
+        power=Power(store, engine, now=now),
+        explain=Explain(store, kitchen, base=base, now=now),
+        profiles=profiles,
+        doctor=Doctor(
+            store,
+            engine,
+            profiles,
+            Place(config.data_dir, base, secrets_made),
+            is_frozen=conversations.is_frozen,
+            blocked_s=conversations.blocked_s,
+            now=now,
+        ),
+        timeline=timeline,
+        tokens=tokens,
+        bmc=operators,
+    )
+    engine.listen(servers.follow)
+    engine.listen(timeline.wake)
+    observations.listen(timeline.wake)
+
+    boot = Boot(store, engine, observations, kitchen, now=now, strict_source=config.security.strict_source)
+    doors = Doors(config.server.public_url, base, tuple(config.server.trusted_proxies))
+    boot_app = BootApp(boot, Media(config.media_dir, _boots(offers)), writers, doors).build()
+    control = control_stack(control_app(services, _version()), _hosts(config))
+    ticks = Embedded(
+        [
+            Tick("sweep", config.deploy.sweep_interval_s, engine.sweep),
+            Tick("observations", FLUSH_S, observations.flush),
+        ]
+    )
+    return App(
+        config=config,
+        store=store,
+        engine=engine,
+        observations=observations,
+        services=services,
+        control=control,
+        boot=boot_app,
+        ticks=ticks,
+        token_file=tokens.first(),
+        pools=[later, writers, operators, turns],
+    )
+
+
+# -- serving -------------------------------------------------------------------------------------------------------
+
+
+def serve(config: Config, *, ready: Callable[[str, str], None] | None = None) -> None:
+    """Run the service until SIGTERM or SIGINT; `ready` hears the two URLs once both answer. Raises Unavailable."""
+    telemetry.configure(form=config.server.log_format, level=config.server.log_level)
+
+    async def until_told() -> None:
+        halt = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, halt.set)
+        await run(config, halt, ready)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(until_told())
+
+
+async def run(
+    config: Config,
+    halt: asyncio.Event,
+    ready: Callable[[str, str], None] | None = None,
+    *,
+    build: Callable[..., App] = build,
+) -> None:
+    """Run both apps and the engine in this loop until `halt` is set. Raises Refused, Unavailable (BM303)."""
+    _refuse_public_control(config)
+    with contextlib.ExitStack() as stack:
+        boot = stack.enter_context(
+            contextlib.closing(_bind(config.server.boot_listen, "boot app", "server.boot_listen"))
+        )
+        control = stack.enter_context(
+            contextlib.closing(_bind(config.server.control_listen, "control app", "server.control_listen"))
+        )
+        app = build(config, boot_port=boot.getsockname()[1])
+        try:
+            await asyncio.to_thread(app.start)
+            await _run_apps(app, boot, control, halt, ready)
+        finally:
+            await asyncio.to_thread(app.stop)
+    log.info("service stopped")
+
+
+async def _run_apps(
+    app: App,
+    boot: socket.socket,
+    control: socket.socket,
+    halt: asyncio.Event,
+    ready: Callable[[str, str], None] | None,
+) -> None:
+    server = app.config.server
+    tls = {"ssl_certfile": server.control_tls_cert, "ssl_keyfile": server.control_tls_key}
+    servers = [
+        _Server(_uvicorn(app.boot, limit_concurrency=4096)),
+        _Server(_uvicorn(app.control, **(tls if server.control_tls_cert else {}))),
+    ]
+    serving = [
+        asyncio.create_task(one.serve(sockets=[sock]))
+        for one, sock in zip(servers, (boot, control), strict=True)
+    ]
+    halted = asyncio.create_task(halt.wait())
+    try:
+        await _started(servers, serving)
+        urls = (_url("http", boot), _url("https" if server.control_tls_cert else "http", control))
+        log.info("service ready", boot=urls[0], control=urls[1], access=str(app.token_file))
+        if ready is not None:
+            ready(*urls)
+        # Either both apps run, or none: a half service would keep machines waiting.
+        await asyncio.wait([*serving, halted], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        halted.cancel()
+        app.services.timeline.close()
+        for one in servers:
+            one.should_exit = True
+        await asyncio.gather(*serving)
+
+
+async def _started(servers: list[_Server], serving: list[asyncio.Task[None]]) -> None:
+    """Wait until every server answers, or one has given up. uvicorn has no event to wait for."""
+    for one, task in zip(servers, serving, strict=True):
+        while not one.started and not task.done():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: two servers share this process, and `serve` owns the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _uvicorn(app: ASGIApp, **more: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=int(STOP_S),
+        **more,
+    )
+
+
+def _bind(listen: str, what: str, key: str) -> socket.socket:
+    host, port = split_listen(listen)
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise Unavailable(
+            f"the {what} cannot listen on {listen}: {error.strerror}", fix=f"correct {key}"
+        ) from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(place)
+        sock.listen(2048)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise Unavailable(
+            f"the {what} cannot listen on {listen}",
+            code="BM303",
+            seen=error.strerror,
+            fix=f"stop what uses the port (ss -ltnp 'sport = :{port}'), or set {key}",
+        ) from error
+    return sock
+
+
+def _refuse_public_control(config: Config) -> None:
+    server = config.server
+    if is_loopback(server.control_listen) or server.control_tls_cert or config.security.allow_public_control:
+        return
+    raise Refused(
+        f"the control app would answer on {server.control_listen} without TLS",
+        fix="set control_tls_cert and control_tls_key, or say security.allow_public_control = true",
+    )
+
+
+def _url(scheme: str, sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+# -- small parts ---------------------------------------------------------------------------------------------------
+
+
+class _Memory:
+    """Keeps what BMCs refused in the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def load(self, identity: str) -> BmcMemo | None:
+        kept = self._store.bmc_memo(identity)
+        return BmcMemo(kept.refused, kept.at, kept.reason) if kept is not None else None
+
+    def save(self, identity: str, memo: BmcMemo) -> None:
+        self._store.save_bmc_memo(identity, memo)
+
+
+@dataclass(frozen=True, slots=True)
+class _Login:
+    """The proof's login with this installation's key."""
+
+    private: str = field(repr=False)
+    user: str = "root"
+
+    def __call__(self, address: str, port: int, host_keys: Any, deadline_s: float) -> str:
+        return check_login(address, port, self.user, self.private, host_keys, deadline_s)
+
+
+def _open(config: Config, url: BmcUrl, account: BmcCredentials, deadlines: Deadlines) -> BmcDriver:
+    return open_conversation(url, account, deadlines)
+
+
+def _locate(port: int) -> Callable[[ServerRecord, RunRecord], LoginTarget]:
+    """Say where a run's system answers by SSH, with which keys, and what it must print."""
+
+    def locate(record: ServerRecord, run: RunRecord) -> LoginTarget:
+        places = ssh_places(record.facts.vars, record.facts.ip, run.addresses)
+        told = tuple((host, port if number == 22 else number) for host, number in places)
+        return LoginTarget(told, run.ssh_host_keys, f"{record.id}/{run.number}")
+
+    return locate
+
+
+def _lint() -> Callable[[str, str, str], list[BaremetalError]]:
+    def lint(family: str, file: str, text: str) -> list[BaremetalError]:
+        return []
+
+    return lint
+
+
+def _offer(config: Config, name: str, profile: ProfileConfig) -> Offer:
+    own = {key: value for key, value in profile.budgets.model_dump().items() if value is not None}
+    budgets = Budgets(**{**config.deploy.budgets.model_dump(), **own})
+    template = profile.template if "/" in profile.template else f"{profile.family}/{profile.template}"
+    return Offer(
+        profile=Profile(
+            name=name,
+            family=Family(profile.family),
+            kernel=profile.kernel,
+            initrd=profile.initrd,
+            template=template,
+            kernel_args=profile.kernel_args,
+            variables=dict(profile.vars),
+            files=dict(profile.files),
+        ),
+        media=name,
+        title=profile.title,
+        arch=profile.arch,
+        method=profile.method,
+        target=profile.boot_target,
+        proof=profile.proof,
+        reboots=profile.reboots,
+        budgets=budgets,
+        limits=Limits(**config.deploy.limits.model_dump()),
+    )
+
+
+def _boots(offers: list[Offer]) -> dict[str, Fetch]:
+    found = {f"{offer.media}/{offer.profile.kernel}": Fetch.KERNEL for offer in offers}
+    return found | {f"{offer.media}/{offer.profile.initrd}": Fetch.INITRD for offer in offers}
+
+
+def _defaults(config: Config) -> dict[str, Any]:
+    keys = list(config.deploy.ssh_authorized_keys)
+    return ({"ssh_authorized_keys": keys} if keys else {}) | dict(config.deploy.vars)
+
+
+def _proof_key(path: Path) -> tuple[str, str]:
+    """Return the private and the public half of this installation's proof key, made at the first start."""
+    made = read_or_make(path, lambda: _pair(path)).decode()
+    public = path.with_suffix(".pub").read_text().strip()
+    return made, public
+
+
+def _pair(path: Path) -> bytes:
+    pair = generate_keypair("baremetal-proof")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.with_suffix(".pub").write_text(pair.public + "\n")
+    return pair.private.encode()
+
+
+def _public_url(config: Config, port: int | None) -> str:
+    """Guess how machines reach the boot app, where the settings do not say: by our own address."""
+    if config.server.public_url:
+        return config.server.public_url
+    host, number = split_listen(config.server.boot_listen)
+    if host in ("0.0.0.0", "::", ""):
+        host = _own_address()
+    return f"http://{f'[{host}]' if ':' in host else host}:{port or number}"
+
+
+def _own_address() -> str:
+    """Return the address that this host has towards the outside; connecting a datagram socket sends nothing."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+        return str(probe.getsockname()[0])
+    return "127.0.0.1"
+
+
+def _hosts(config: Config) -> set[str]:
+    """List the names under which the control app may be called."""
+    host, _ = split_listen(config.server.control_listen)
+    names = {"localhost", "127.0.0.1", "::1", host}
+    if host in ("0.0.0.0", "::"):
+        names |= {socket.gethostname().lower(), socket.getfqdn().lower(), _own_address()}
+    return names
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise Unavailable(
+            f"the data directory {folder} cannot be made: {error.strerror}", fix="set [server] data_dir"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise Unavailable(f"the data directory {folder} cannot be written", fix="set [server] data_dir")
+
+
+def _version() -> str:
+    try:
+        return version("baremetal-orchestrator")
+    except PackageNotFoundError:
+        return "0"

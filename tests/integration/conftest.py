@@ -1,0 +1,208 @@
+"""The whole service on loopback sockets, over a file database, with simulated BMCs plugged into its process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from baremetal import wiring
+from baremetal.config import load
+from baremetal.drivers import sim as board
+from baremetal.sim.bmc import SimulatedBmc
+from baremetal.sim.chassis import DummyChassis
+from baremetal.wiring import App, run
+
+MAC = "52:54:00:00:00:01"
+TEMPLATE = """\
+# {{ server.name | ks }} run {{ run.number | ks }}
+BM_CALLBACK={{ urls.callback | sh }}
+hostname {{ hostname | ks }}
+disk {{ disk | selector | ks }}
+proof {{ proof_key | ks }}
+"""
+SETTINGS = """
+[server]
+boot_listen = "127.0.0.1:0"
+control_listen = "127.0.0.1:0"
+data_dir = "{data}"
+templates_dir = "{templates}"
+
+[bmc]
+observe_interval_s = 0
+
+[deploy]
+sweep_interval_s = 0.2
+
+[profile.test]
+family = "kickstart"
+kernel = "vmlinuz"
+initrd = "initrd.img"
+template = "test.ks.j2"
+proof = "{proof}"
+"""
+
+
+@dataclass
+class Service:
+    """One running service. `api` carries the first token; `machine` is what a booting machine would ask with."""
+
+    folder: Path
+    app: App
+    boot_url: str
+    control_url: str
+    api: httpx2.Client
+    machine: httpx2.Client
+    chassis: dict[str, DummyChassis] = field(default_factory=dict)
+    bmcs: dict[str, SimulatedBmc] = field(default_factory=dict)
+
+    def plug(self, name: str) -> SimulatedBmc:
+        self.chassis[name] = DummyChassis()
+        self.bmcs[name] = SimulatedBmc(self.chassis[name], time.monotonic)
+        board.plug(name, self.bmcs[name], time.sleep)
+        return self.bmcs[name]
+
+    def enrol(self, name: str = "r1", mac: str = MAC, **more: Any) -> dict[str, Any]:
+        """Enrol a server behind a simulated BMC and wait until it is available."""
+        self.plug(name)
+        self.post("/v1/servers", enrolment(name, mac, **more), 201)
+        return self.wait(name, lambda server: server["provision_state"] == "available")
+
+    def get(self, path: str, status: int = 200, **params: Any) -> Any:
+        answer = self.api.get(path, params=params)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def post(self, path: str, body: Any = None, status: int = 202) -> Any:
+        answer = self.api.post(path, json=body)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def wait(
+        self, name: str, done: Callable[[dict[str, Any]], bool], within_s: float = 15.0
+    ) -> dict[str, Any]:
+        until = time.monotonic() + within_s
+        while True:
+            server: dict[str, Any] = self.get(f"/v1/servers/{name}")
+            if done(server):
+                return server
+            assert time.monotonic() < until, server
+            time.sleep(0.05)
+
+    def deploy_until_window(self, name: str = "r1") -> int:
+        """Deploy and wait until the machine is on and may netboot; returns the run's number."""
+        number: int = self.post(f"/v1/servers/{name}/deploy", {"profile": "test"})["run"]
+        self.wait(name, lambda server: (server["run"] or {}).get("step") == "script")
+        return number
+
+    def script(self, mac: str = MAC) -> str:
+        return self.machine.get("/ipxe", params={"mac": mac}).text
+
+    def tokens(self, script: str) -> tuple[str, str]:
+        """Follow an install script like an installer: the answer file's path, and the call-back URL in it."""
+        answer = next(word for word in script.split() if word.startswith("inst.ks=")).removeprefix("inst.ks=")
+        text = self.machine.get(answer).text
+        line = next(line for line in text.splitlines() if line.startswith("BM_CALLBACK="))
+        return answer, line.removeprefix("BM_CALLBACK=").strip("'")
+
+
+def enrolment(name: str = "r1", mac: str = MAC, **more: Any) -> dict[str, Any]:
+    return {"name": name, "bmc": f"sim://admin@{name}", "bmc_password": "password", "macs": [mac], **more}
+
+
+class Runner(threading.Thread):
+    """The service in a thread with a loop of its own."""
+
+    def __init__(self, config_file: Path) -> None:
+        super().__init__(daemon=True)
+        self.config = load(config_file)
+        self.ready = threading.Event()
+        self.urls = ("", "")
+        self.error: BaseException | None = None
+        self.app: App | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._halt: asyncio.Event | None = None
+
+    def run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.ready.set()
+
+    async def _main(self) -> None:
+        self._loop, self._halt = asyncio.get_running_loop(), asyncio.Event()
+
+        def built(config: Any, **more: Any) -> App:
+            self.app = wiring.build(config, **more)
+            return self.app
+
+        def ready(boot: str, control: str) -> None:
+            self.urls = (boot, control)
+            self.ready.set()
+
+        await run(self.config, self._halt, ready, build=built)
+
+    def begin(self) -> None:
+        self.start()
+        assert self.ready.wait(30)
+        if self.error is not None:
+            raise self.error
+
+    def end(self) -> None:
+        if self._loop is not None and self._halt is not None and self.is_alive():
+            self._loop.call_soon_threadsafe(self._halt.set)
+        self.join(30)
+        assert not self.is_alive()
+        if self.error is not None:
+            raise self.error
+
+
+def prepare(folder: Path, proof: str = "none") -> Path:
+    """Lay out a data directory with a small profile; returns the settings' file."""
+    data, templates = folder / "data", folder / "templates"
+    (templates / "kickstart").mkdir(parents=True)
+    (templates / "kickstart" / "test.ks.j2").write_text(TEMPLATE)
+    (data / "media" / "test").mkdir(parents=True)
+    (data / "media" / "test" / "vmlinuz").write_bytes(b"kernel")
+    (data / "media" / "test" / "initrd.img").write_bytes(bytes(range(256)) * 64)
+    settings = folder / "config.toml"
+    settings.write_text(SETTINGS.format(data=data, templates=templates, proof=proof))
+    return settings
+
+
+def connect(folder: Path, runner: Runner) -> Service:
+    assert runner.app is not None
+    token = runner.app.token_file.read_text().strip()
+    boot, control = runner.urls
+    return Service(
+        folder,
+        runner.app,
+        boot,
+        control,
+        httpx2.Client(base_url=control, headers={"authorization": f"Bearer {token}"}, trust_env=False),
+        httpx2.Client(base_url=boot, trust_env=False),
+    )
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    runner = Runner(prepare(tmp_path))
+    runner.begin()
+    running = connect(tmp_path, runner)
+    try:
+        yield running
+    finally:
+        running.api.close()
+        running.machine.close()
+        runner.end()
+        for name in running.bmcs:
+            board.unplug(name)
