@@ -22,7 +22,24 @@ from urllib.parse import parse_qsl, urlsplit
 
 SHELLS = [("dash", "curl"), ("bash", "curl"), ("dash", "wget"), ("busybox", "wget")]
 OFF = 86
-TOOLS = "cat rm sed tail head tr readlink sleep mkdir chmod ln ls sync touch mktemp od awk hostname grep cp".split()
+TOOLS = [
+    "cat",
+    "rm",
+    "sed",
+    "tail",
+    "head",
+    "tr",
+    "readlink",
+    "sleep",
+    "mkdir",
+    "chmod",
+    "ln",
+    "ls",
+    "sync",
+    "touch",
+    "grep",
+    "cp",
+]
 GUARD = """
 poweroff() { echo "$@" >"$BM_TMP/off"; exit 86; }
 chroot() { echo "$@" >>"$BM_TMP/chroot"; case "$*" in *ssh-keygen*)
