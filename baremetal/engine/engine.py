@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -78,14 +78,17 @@ class Engine:
         *,
         begin: Begin | None = None,
         facts: Mapping[str, Any] | None = None,
+        known: ServerRecord | None = None,
     ) -> Decision:
         """Decide and commit; the decision that was recorded is returned. Then the server's turn is nudged.
 
-        A lost guard means that someone moved first: everything is loaded and decided again. `facts` go to the run's
+        A lost guard means that someone moved first: everything is loaded and decided again. `known` spares the first
+        load where the caller has just read the server; should it be stale, the guard tells. `facts` go to the run's
         record only with a decision that changes something. Raises Unknown, Unavailable.
         """
         for _ in range(GUARD_TRIES):
-            record = self.store.server(server_id)
+            record = known or self.store.server(server_id)
+            known = None
             at = self.now()
             decision = decide(record.life, event, at)
             _assert_edge(record, decision)
@@ -126,7 +129,8 @@ class Engine:
 
     def turn(self, server_id: str) -> None:
         """Take the reservation and do what the server is owed until it must wait. Harmless when nothing is owed."""
-        if owed(self.store.server(server_id).life) is None:
+        record = self.store.server(server_id)
+        if not self._is_due(record):
             return
         at = self.now()
         fence = self.store.reserve(server_id, at + RESERVATION, at)
@@ -137,6 +141,11 @@ class Engine:
                 self._work(server_id, fence, stack)
         finally:
             self.store.unreserve(server_id, fence)
+
+    def _is_due(self, record: ServerRecord) -> bool:
+        run = record.life.run
+        wait = run is not None and run.retry_at is not None and run.retry_at > self.now()
+        return not wait and owed(record.life) is not None
 
     def sweep(self) -> int:
         """Give every server that is owed something its turn, and every passed deadline its event; return how many.
@@ -197,13 +206,12 @@ class Engine:
 
     def _work(self, server_id: str, fence: int, stack: ExitStack) -> None:
         bmc: BmcDriver | None = None
+        record = self.store.server(server_id)
         while not self._stopping:
-            record = self.store.server(server_id)
             run, action = record.life.run, owed(record.life)
-            if run is None or action is None or record.life.fence != fence:
+            if run is None or action is None or record.life.fence != fence or not self._is_due(record):
                 return
-            if run.retry_at is not None and run.retry_at > self.now():
-                return
+            permit = _Permit(self, record, fence)
             try:
                 if isinstance(action, CheckLogin):
                     seen = self._performer.prove(self._login_target(record, run))
@@ -211,34 +219,24 @@ class Engine:
                     bmc = bmc or self.converse(record, stack)
                     mode = BootMode(record.facts.boot_mode)
                     quirks = Quirks.parse(record.facts.quirks)
-                    permit = self._permit(server_id, run, fence)
                     seen = self._performer.perform(action, bmc, mode, quirks, permit)
             except Superseded:
-                if self._moved_on(server_id, run, fence):
+                record = self.store.server(server_id)
+                if self._moved_on(record, run, fence):
                     return
                 continue
             except (BmcError, LoginError) as error:
-                self.submit(server_id, _failure(error, run, fence))
+                self.submit(server_id, _failure(error, run, fence), known=permit.record)
                 return
-            if seen.power is not None:
+            if seen.power is not None and seen.power is not record.power_state:
                 self.store.set_power(server_id, seen.power, self.now())
-            self.submit(
-                server_id,
-                Did(run.number, run.step, fence, wrote=seen.wrote, power=seen.power, seen=seen.text),
-            )
+            did = Did(run.number, run.step, fence, wrote=seen.wrote, power=seen.power, seen=seen.text)
+            decision = self.submit(server_id, did, known=permit.record)
+            record = replace(record, life=decision.server, power_state=seen.power or record.power_state)
 
-    def _permit(self, server_id: str, run: Run, fence: int) -> Callable[[], None]:
-        def permit() -> None:
-            decision = self.submit(server_id, Intended(run.number, run.step, fence))
-            now = decision.server.run
-            if decision.outcome is not Outcome.CHANGED or now is None or now.step != run.step:
-                raise Superseded(decision.note)
-
-        return permit
-
-    def _moved_on(self, server_id: str, run: Run, fence: int) -> bool:
+    def _moved_on(self, record: ServerRecord, run: Run, fence: int) -> bool:
         """Whether a write was forbidden because this turn is over, not because its step was replaced by another."""
-        life = self.store.server(server_id).life
+        life = record.life
         return (
             life.fence != fence
             or life.run is None
@@ -250,6 +248,28 @@ class Engine:
         if known is None:
             raise LoginError("the run's record is gone", transient=False)
         return self._locate(record, known)
+
+
+class _Permit:
+    """Asks, just before a write is sent, whether it may be: the intention is recorded, or `Superseded` is raised.
+
+    `record` is the server as the last permission left it.
+    """
+
+    def __init__(self, engine: Engine, record: ServerRecord, fence: int) -> None:
+        self._engine = engine
+        self._fence = fence
+        self.record = record
+
+    def __call__(self) -> None:
+        run = self.record.life.run
+        assert run is not None
+        event = Intended(run.number, run.step, self._fence)
+        decision = self._engine.submit(self.record.id, event, known=self.record)
+        self.record = replace(self.record, life=decision.server)
+        now = decision.server.run
+        if decision.outcome is not Outcome.CHANGED or now is None or now.step != run.step:
+            raise Superseded(decision.note)
 
 
 def _failure(error: BmcError | LoginError, run: Run, fence: int) -> Failed:

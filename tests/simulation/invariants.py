@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -41,10 +42,12 @@ class Watch:
         self._intended: Intended | None = None
         self.edges: Counter[str] = Counter()
         self.initial = world.real_store.server(world.id).life
+        self.life = self.initial
+        """The server as the commits have left it; compared with what is stored when the life is over."""
 
-    @property
-    def _life(self) -> Server:
-        return self._world.real_store.server(self._world.id).life
+    def reserved(self, fence: int) -> None:
+        check(fence > self.life.fence, "I11", "a reservation did not raise the fence")
+        self.life = replace(self.life, fence=fence)
 
     # -- state --
 
@@ -57,8 +60,9 @@ class Watch:
             check(after == before, "I8", f"a {decision.outcome} changed {position(before)}")
             return
         self.edges[f"{position(before)} -> {position(after)}"] += 1
-        stored = self._life
-        check(stored == after, "I8", "what is stored is not what was decided")
+        stored = self.life
+        check(before == stored, "I8", "decided on a server that has moved on")
+        self.life = after
         if before.state is not after.state:
             check((before.state, after.state) in edges(), "I9", f"{before.state} to {after.state} is no edge")
         check(after.runs >= before.runs, "I10", "a run number went back")
@@ -113,7 +117,7 @@ class Watch:
 
     def bmc_written(self, kind: str) -> None:
         """The first byte of a write is being sent, by a driver that asked for permission."""
-        life = self._life
+        life = self.life
         run = life.run
         check(self._intended is not None, "I13", f"{kind} without a recorded intention")
         assert self._intended is not None
@@ -133,7 +137,7 @@ class Watch:
     def served_script(self, mac: str, text: str) -> None:
         if "/answer/" not in text:
             return
-        life = self._life
+        life = self.life
         run = life.run
         check(mac == self._world.machine.macs[0], "I2", "an installer for a stranger")
         check(run is not None and not run.closing, "I1", f"an installer's script in {position(life)}")
@@ -147,14 +151,14 @@ class Watch:
     def served_answer(self, text: str | None) -> None:
         if text is None:
             return
-        run = self._life.run
-        check(run is not None and not run.closing, "I1", f"an answer file in {position(self._life)}")
+        run = self.life.run
+        check(run is not None and not run.closing, "I1", f"an answer file in {position(self.life)}")
         assert run is not None
         check(Signal.INSTALL_COMPLETE not in run.heard, "I4", "an answer file after install-complete")
 
     def answered(self, number: int, signal: Signal, word: str, fields: Mapping[str, object]) -> None:
         """A call-back has its reply: whatever it says was committed before."""
-        life = self._life
+        life = self.life
         run = life.run if life.run is not None and life.run.number == number else None
         if signal is Signal.INSTALL_STARTED and word == "go":
             check(run is not None and not run.closing, "I3", "go for a run that is over")
@@ -177,7 +181,8 @@ class Watch:
     def settled(self) -> None:
         """The life is over: the history tells the whole of it, and the disk's own log agrees with the requests."""
         world = self._world
-        life = self._life
+        life = self.life
+        check(world.real_store.server(world.id).life == life, "I8", "what is stored is not what was decided")
         entries = world.real_store.history(server_id=world.id, kinds=("decision",), limit=100_000)
         folded = fold(entries, self.initial)
         check(folded.generation == life.generation, "I8", "the history lacks a change")

@@ -225,7 +225,7 @@ class World:
 
     @property
     def life(self) -> Server:
-        return self.real_store.server(self.id).life
+        return self.watch.life
 
     def ask(self, event: Asked | MaintenanceChanged) -> Decision | None:
         """Ask as an operator does; None where the service does not answer."""
@@ -380,6 +380,13 @@ class FaultyStore:
             raise Unavailable("the connection was lost after the commit")
         world.maybe_die()
         return entry
+
+    def reserve(self, server_id: str, until: datetime, at: datetime) -> int | None:
+        self._world.check_alive(self._alive)
+        fence = self._store.reserve(server_id, until, at)
+        if fence is not None:
+            self._world.watch.reserved(fence)
+        return fence
 
     def race(self) -> None:
         """Let others be quicker, between the moment when a server was read and the one when it is written."""
