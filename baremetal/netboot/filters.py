@@ -21,6 +21,7 @@ from baremetal.netboot.sandbox import Unset
 from baremetal.netboot.selector import parse_selector
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+_YAML_ESCAPED = re.compile(r"[\x7f-\xa0\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 _KS_BARE = re.compile(r"[A-Za-z0-9_@%+=:,./-]+\Z")
 _IPXE_WORD = re.compile(r"[!-~]+\Z")
 
@@ -68,9 +69,15 @@ def preseed(value: Any) -> str:
     return text
 
 
+def line(value: Any) -> str:
+    """Write one line as it stands, for files inside a quoted here-document, such as authorized_keys."""
+    return _one_line(value, "one line")
+
+
 def yaml(value: Any) -> str:
     """Write any plain value as a YAML flow (JSON is one)."""
-    return json.dumps(value, ensure_ascii=True)
+    # Not ASCII with surrogate pairs, as JSON would have it: YAML reads those as two characters.
+    return _YAML_ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def ipxe(value: Any) -> str:
@@ -123,6 +130,7 @@ ESCAPES: Final[Mapping[str, Callable[..., str]]] = {
     "sh": sh,
     "ks": ks,
     "preseed": preseed,
+    "line": line,
     "yaml": yaml,
     "ipxe": ipxe,
 }

@@ -1,0 +1,115 @@
+"""The installers' own checkers, run as programs: pykickstart, debconf, the shell.
+
+Owns finding and running them and reading their complaints. pykickstart is GPL, so it is only ever a subprocess. A
+checker that is not installed is a finding of its own, never a silent pass. Deliberately unknown: our own rules.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from baremetal.netboot.finding import Finding, Severity
+
+_DEADLINE_S = 60.0
+_KS_LINE = re.compile(r"(?:on line (\d+) of|line (\d+))")
+_DEBCONF = re.compile(
+    r"(error|warning): (.*?)(?:,? ?(?:parse|parsing|skipping)? ?line (\d+))?(?::.*)?$", re.I
+)
+_SH = re.compile(r"(?:^|: )(?:line )?(\d+): (.*)")
+
+
+def check_kickstart(text: str, file: str, release: int) -> Iterator[Finding]:
+    """Run ksvalidator for the syntax of a RHEL release."""
+    program = _program("ksvalidator")
+    if program is None:
+        yield _unchecked(file, "pykickstart", "pip install 'baremetal-orchestrator[validate]'")
+        return
+    status, said = _run([program, "-v", f"RHEL{release}"], text)
+    complaints = [
+        line.strip()
+        for line in said.splitlines()
+        if line.strip() and not line.startswith("Checking kickstart")
+    ]
+    if not complaints and status != 0:
+        complaints = [f"ksvalidator ended with status {status}"]
+    if status != 0:
+        found = _KS_LINE.search(said)
+        number = int(found[1] or found[2]) if found else None
+        yield Finding(Severity.ERROR, _short(" ".join(complaints)), file, number, rendered=True)
+        return
+    for line in dict.fromkeys(complaints):
+        yield Finding(Severity.WARNING, _short(line), file, rendered=True)
+
+
+def check_preseed(text: str, file: str) -> Iterator[Finding]:
+    """Run debconf-set-selections --checkonly."""
+    program = _program("debconf-set-selections")
+    if program is None:
+        yield _unchecked(file, "debconf", "apt-get install debconf")
+        return
+    status, said = _run([program, "--checkonly"], text)
+    for line in said.splitlines():
+        found = _DEBCONF.match(line.strip())
+        if found:
+            number = int(found[3]) if found[3] else None
+            yield Finding(Severity.ERROR, _short(line.strip()), file, number, rendered=True)
+    if status != 0 and not said.strip():
+        yield Finding(
+            Severity.ERROR, f"debconf-set-selections ended with status {status}", file, rendered=True
+        )
+
+
+def check_shell(text: str, file: str, first_line: int = 1) -> Iterator[Finding]:
+    """Let the shell parse a script without running it; `first_line` is where it begins in its file."""
+    program = _program("dash") or _program("sh")
+    if program is None:
+        yield _unchecked(file, "a POSIX shell", "apt-get install dash")
+        return
+    status, said = _run([program, "-n"], text)
+    if status != 0:
+        found = _SH.search(said)
+        number = int(found[1]) + first_line - 1 if found else None
+        yield Finding(Severity.ERROR, _short(found[2] if found else said), file, number, rendered=True)
+
+
+def _program(name: str) -> str | None:
+    """Look beside our own interpreter first: a virtual environment need not be on PATH."""
+    beside = Path(sys.executable).parent / name
+    if beside.is_file():
+        return str(beside)
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
+
+
+def _run(command: list[str], text: str) -> tuple[int, str]:
+    with tempfile.TemporaryDirectory(prefix="baremetal-lint-") as folder:
+        path = Path(folder) / "input"
+        path.write_text(text, "utf-8")
+        try:
+            done = subprocess.run(
+                [*command, str(path)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_DEADLINE_S,
+                check=False,
+                cwd=folder,
+            )
+        except subprocess.TimeoutExpired:
+            return 1, f"{Path(command[0]).name} did not end within {_DEADLINE_S:.0f} s"
+        said = (done.stdout + "\n" + done.stderr).replace(str(path), "the file")
+        return done.returncode, said
+
+
+def _unchecked(file: str, what: str, fix: str) -> Finding:
+    return Finding(Severity.UNCHECKED, f"cannot check: {what} is not installed ({fix})", file, rendered=True)
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else text[:299] + "…"
