@@ -9,6 +9,7 @@ itself from its first statement on (SQLite: BEGIN IMMEDIATE behind a process loc
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -31,6 +32,7 @@ from baremetal.store.tables import METADATA
 
 WAIT_S = 30.0
 _ADVISORY = 0x6261_7265_6D65_7461  # "baremeta"
+_OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 _RLock = Any  # the standard library names no type for it
 # Faults that are ours, not the database's: they pass through as they are.
 _BUGS = frozenset({"IntegrityError", "ProgrammingError", "DataError", "NotSupportedError"})
@@ -41,6 +43,11 @@ class Database:
 
     def __init__(self, url: str) -> None:
         where = _parse(url)
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            raise Unavailable(
+                f"SQLite {sqlite3.sqlite_version} is too old",
+                fix="use a Python built with SQLite 3.35 or newer",
+            )
         self.dialect = where.get_backend_name()
         self._lock: _RLock | None = threading.RLock() if self.dialect == "sqlite" else None
         self._kept: Connection | None = None

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
 
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.model import Server
-from baremetal.store.codec import decode_event, dump
+from baremetal.store.codec import decode_event, decode_life, dump
 from baremetal.store.database import Prepared
 from baremetal.store.part import Part
 from baremetal.store.records import HistoryEntry, Observed
@@ -189,6 +189,12 @@ def audit(
         redact_text(note),
         data={"by": by, **_redacted(data or {})},
     )
+
+
+def first_life(entry: HistoryEntry) -> Server:
+    """Return the life that a server was enrolled with, from its "enrolled" entry: where folding begins."""
+    life = entry.data["life"]
+    return decode_life(dump(life), life["generation"], life["fence"])
 
 
 def fold(entries: Sequence[HistoryEntry], initial: Server) -> Server:

@@ -19,8 +19,8 @@ from baremetal.store.store import Store
 
 @pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where an empty database is; a file unless the test is parametrised."""
-    match getattr(request, "param", "file"):
+    """Where an empty database is, of the kind that this test is run on."""
+    match request.param:
         case "memory":
             return "sqlite://"
         case "postgresql":
@@ -45,10 +45,12 @@ def store(url: str, secrets: Secrets) -> Iterator[Store]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run whatever uses a store on every kind of database, unless its module keeps to files."""
-    if "url" in metafunc.fixturenames and not getattr(metafunc.module, "FILES_ONLY", False):
-        kinds = ["memory", "file", pytest.param("postgresql", marks=pytest.mark.long)]
-        metafunc.parametrize("url", kinds, indirect=True)
+    """Run whatever uses a store on every kind of database, unless its module names fewer in `STORES`."""
+    if "url" in metafunc.fixturenames:
+        kinds = getattr(metafunc.module, "STORES", ("memory", "file", "postgresql"))
+        slow = {"postgresql": pytest.mark.long}
+        marked = [pytest.param(kind, marks=slow[kind]) if kind in slow else kind for kind in kinds]
+        metafunc.parametrize("url", marked, indirect=True)
 
 
 @pytest.fixture(scope="session")

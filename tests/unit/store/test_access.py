@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from baremetal.errors import Conflict, Unknown
+from baremetal.store import sightings
 from baremetal.store.records import BmcMemoRecord
-from baremetal.store.sightings import MOST
 from baremetal.store.store import Store
 from tests.unit.store.fleet import NOW, SECOND, mac, new
 
@@ -77,10 +77,12 @@ def test_an_unknown_machine_is_listed_until_it_is_enrolled(store: Store) -> None
     assert [machine.mac for machine in store.unknowns()] == [mac(2)]
 
 
-def test_invented_machines_fill_nothing_up(store: Store) -> None:
-    for number in range(MOST + 5):
+def test_invented_machines_fill_nothing_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 20
+    monkeypatch.setattr(sightings, "MOST", most)
+    for number in range(most + 5):
         store.saw_unknown(mac(number), "", "", "", "ipxe", NOW + timedelta(seconds=number))
     known = {machine.mac for machine in store.unknowns()}
-    assert len(known) == MOST
-    assert mac(MOST + 4) in known
+    assert len(known) == most
+    assert mac(most + 4) in known
     assert not known & {mac(number) for number in range(5)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,8 +13,7 @@ from baremetal.lifecycle.decide import owed
 from baremetal.lifecycle.events import Event
 from baremetal.lifecycle.model import Server, Verb
 from baremetal.lifecycle.table import TABLES
-from baremetal.store.codec import decode_life
-from baremetal.store.history import fold
+from baremetal.store.history import first_life, fold
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store
 from tests.unit.store.fleet import NOW, SECOND, live, new, submit
@@ -88,7 +86,7 @@ def test_the_first_entry_holds_the_life_that_folding_begins_with(store: Store) -
     (record,) = store.add_servers([new()], NOW)
     (entry,) = store.history(record.id)
     assert (entry.kind, entry.server, entry.to_state) == ("enrolled", "r1", "available")
-    assert decode_life(json.dumps(entry.data["life"]), 0, 0) == record.life
+    assert first_life(entry) == record.life
 
 
 def test_the_stream_resumes_after_any_id(store: Store) -> None:
