@@ -17,14 +17,23 @@ from typing import Any
 
 import structlog
 
+from baremetal import telemetry
 from baremetal.drivers.base import BmcCredentials, BmcDriver, BmcUrl
 from baremetal.engine.conversations import Conversations
 from baremetal.engine.perform import LoginTarget, Performer, Quirks
-from baremetal.errors import BaremetalError, BmcError, BmcErrorKind, LoginError, Superseded, Unavailable
+from baremetal.errors import (
+    BaremetalError,
+    BmcError,
+    BmcErrorKind,
+    Invalid,
+    LoginError,
+    Superseded,
+    Unavailable,
+)
 from baremetal.lifecycle.actions import CheckLogin
 from baremetal.lifecycle.decide import Decision, Outcome, Reply, decide, owed
 from baremetal.lifecycle.events import Did, Event, Failed, Heard, Intended, Overdue
-from baremetal.lifecycle.model import BootMode, Run
+from baremetal.lifecycle.model import BootMode, PowerState, Run
 from baremetal.lifecycle.table import edges
 from baremetal.store.records import HistoryEntry, RunRecord, ServerRecord
 from baremetal.store.store import Store
@@ -67,6 +76,7 @@ class Engine:
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
         self._turning: dict[str, bool] = {}  # server id -> asked for again meanwhile
+        self._unreturned: set[tuple[str, int]] = set()  # reservations that the database did not take back
         self._stopping = False
 
     # -- decide and record --
@@ -103,8 +113,8 @@ class Engine:
             )
             if entry is None:
                 continue
-            for listener in self._listeners:
-                listener(entry)
+            self._tell(entry)
+            _count(record, decision, at)
             if decision.action is not None and decision.outcome is Outcome.CHANGED:
                 self.nudge(record.id)
             return decision
@@ -125,7 +135,11 @@ class Engine:
                 self._turning[server_id] = True
                 return
             self._turning[server_id] = False
-        self._executor.submit(self._turns, server_id)
+        try:
+            self._executor.submit(self._turns, server_id)
+        except RuntimeError:  # shut down meanwhile: the next process's sweep finds what is owed
+            with self._lock:
+                self._turning.pop(server_id, None)
 
     def turn(self, server_id: str) -> None:
         """Take the reservation and do what the server is owed until it must wait. Harmless when nothing is owed."""
@@ -140,7 +154,25 @@ class Engine:
             with ExitStack() as stack:
                 self._work(server_id, fence, stack)
         finally:
+            self._give_back(server_id, fence)
+
+    def saw_power(self, server_id: str, power: PowerState) -> None:
+        """Note the power state that was read; a change goes into the history as an observation."""
+        entry = self.store.set_power(server_id, power, self.now())
+        if entry is not None:
+            self._tell(entry)
+
+    def _tell(self, entry: HistoryEntry) -> None:
+        for listener in self._listeners:
+            listener(entry)
+
+    def _give_back(self, server_id: str, fence: int) -> None:
+        """Return a reservation; where the database is away just then, the next sweep does it."""
+        try:
             self.store.unreserve(server_id, fence)
+        except Unavailable:
+            # or the server would wait out the reservation, and its step's budget with it
+            self._unreturned.add((server_id, fence))
 
     def _is_due(self, record: ServerRecord) -> bool:
         run = record.life.run
@@ -152,23 +184,39 @@ class Engine:
 
         One server's trouble is logged and left to the next sweep. Raises Unavailable when nothing can be read at all.
         """
-        now = self.now()
-        due = self.store.due(now)
+        now, lag_s = self.now(), 0.0
+        try:
+            for held in tuple(self._unreturned):
+                self.store.unreserve(*held)
+                self._unreturned.discard(held)
+            due = self.store.due(now)
+        except Unavailable:
+            telemetry.SWEEPS.labels("unavailable").inc()
+            raise
         for server_id in due:
             try:
-                self._attend(server_id, now)
+                lag_s = max(lag_s, self.attend(server_id, now))
             except BaremetalError as error:
                 log.warning("not attended to", server=server_id, code=error.code, error=str(error))
+            except Exception:
+                log.exception("attending broke", server=server_id)
+        telemetry.SWEEPS.labels("ok").inc()
+        telemetry.SWEEP_LAG_SECONDS.set(lag_s)
         return len(due)
 
-    def _attend(self, server_id: str, now: datetime) -> None:
+    def attend(self, server_id: str, now: datetime) -> float:
+        """Give one server that is due its event and its turn; return for how many seconds it had been due."""
         run = self.store.server(server_id).life.run
-        if run is not None and run.deadline is not None and run.deadline <= now:
+        if run is None:
+            return 0.0
+        late = [at for at in (run.deadline, run.retry_at or run.entered) if at is not None and at <= now]
+        if run.deadline is not None and run.deadline <= now:
             self.submit(server_id, Overdue(run.number, run.step))
         if self._executor is None:
             self.turn(server_id)
         else:
             self.nudge(server_id)
+        return max(((now - at).total_seconds() for at in late), default=0.0)
 
     def recover(self) -> None:
         """Void what reservations a dead process left; the next sweep resumes every run from the store alone."""
@@ -225,11 +273,11 @@ class Engine:
                 if self._moved_on(record, run, fence):
                     return
                 continue
-            except (BmcError, LoginError) as error:
+            except (BmcError, LoginError, Invalid) as error:
                 self.submit(server_id, _failure(error, run, fence), known=permit.record)
                 return
             if seen.power is not None and seen.power is not record.power_state:
-                self.store.set_power(server_id, seen.power, self.now())
+                self.saw_power(server_id, seen.power)
             did = Did(run.number, run.step, fence, wrote=seen.wrote, power=seen.power, seen=seen.text)
             decision = self.submit(server_id, did, known=permit.record)
             record = replace(record, life=decision.server, power_state=seen.power or record.power_state)
@@ -272,11 +320,23 @@ class _Permit:
             raise Superseded(decision.note)
 
 
-def _failure(error: BmcError | LoginError, run: Run, fence: int) -> Failed:
+def _failure(error: BmcError | LoginError | Invalid, run: Run, fence: int) -> Failed:
+    text = f"{error.code} {error}"
+    if isinstance(error, Invalid):  # an account or a quirk that only the operator can correct
+        return Failed(run.number, run.step, fence, text, transient=False)
     pauses = isinstance(error, BmcError) and error.kind is BmcErrorKind.BREAKER
     wait = (error.retry_after_s or 0.0) if isinstance(error, BmcError) else 0.0
-    text = f"{error.code} {error}"
     return Failed(run.number, run.step, fence, text, error.transient, retry_after_s=wait, pauses=pauses)
+
+
+def _count(before: ServerRecord, decision: Decision, at: datetime) -> None:
+    """Bring the metrics up to date with one committed decision."""
+    old, new, run = before.life.state, decision.server.state, before.life.run
+    if old is not new:
+        telemetry.TRANSITIONS.labels(str(old), str(new)).inc()
+    if run is not None and decision.server.run is None:
+        telemetry.RUNS.labels(str(run.verb), str(new)).inc()
+        telemetry.RUN_SECONDS.labels(str(run.verb), str(new)).observe((at - run.started).total_seconds())
 
 
 def _run_record(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from baremetal.drivers.base import BmcDriver, BootFlags, Permit, PowerTarget
-from baremetal.errors import BmcError, BmcErrorKind, LoginError
+from baremetal.errors import BmcError, BmcErrorKind, Invalid, LoginError
 from baremetal.failpoints import failpoint
 from baremetal.lifecycle.actions import Action, CheckAccess, CheckLogin, EnsureBootDevice, EnsurePower
 from baremetal.lifecycle.model import BootDevice, BootMode, PowerState
@@ -19,6 +19,7 @@ from baremetal.lifecycle.model import BootDevice, BootMode, PowerState
 VERIFY_FIRST_S = 0.2
 VERIFY_STEP_S = 2.0
 VERIFY_TOTAL_S = 8.0
+SETTLE_MOST_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,14 @@ class Quirks:
     def parse(cls, words: Sequence[str]) -> Quirks:
         """Read the `name` or `name=value` words of a server record; words for other parts are passed over."""
         named = dict(word.partition("=")[::2] for word in words)
+        try:
+            settle_s = float(named.get("settle") or 0)
+        except ValueError:
+            raise Invalid(
+                f"the quirk settle={named['settle']} names no number of seconds", fix="write settle=2"
+            ) from None
         return cls(
-            settle_s=min(float(named.get("settle") or 0), 10.0),
+            settle_s=min(max(settle_s, 0.0), SETTLE_MOST_S),
             efi=named.get("efi") or "auto",
             flags_unreadable="flags_unreadable" in named,
         )

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 
-class Broken(AssertionError):
-    """A promise was broken; the first word of the message is its id."""
+class Broken(BaseException):
+    """A promise was broken; the first word of the message is its id. Nothing in the program may handle it."""
 
 
 def check(claim: bool, promise: str, what: str) -> None:

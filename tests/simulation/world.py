@@ -22,7 +22,7 @@ from baremetal.engine.engine import Begin, Engine
 from baremetal.engine.observations import Observations
 from baremetal.engine.perform import LoginTarget, Performer
 from baremetal.engine.steady import SteadyClock
-from baremetal.errors import LoginError, Unavailable, Unknown
+from baremetal.errors import BaremetalError, LoginError, Unavailable, Unknown
 from baremetal.lifecycle.decide import Decision
 from baremetal.lifecycle.events import Asked, Event, MaintenanceChanged
 from baremetal.lifecycle.model import Server, Signal
@@ -42,7 +42,7 @@ from baremetal.sim.sessions import User
 from baremetal.store.records import Credentials, Facts, HistoryEntry, NewServer, RunRecord, ServerRecord
 from baremetal.store.store import Store
 from tests.simulation.faults import OwnFaults, Plan
-from tests.simulation.invariants import Watch
+from tests.simulation.invariants import Broken, Watch
 
 BASE = "http://boot.test"
 MAC = "02:00:00:00:00:01"
@@ -139,6 +139,7 @@ class World:
         performer = Performer(lambda seconds: self.sleep(seconds, alive), self._login)
         self.performer = performer
         self.engine = Engine(self.store, conversations, performer, self._locate, self.now)
+        self.engine.attend = _unforgiving(self.engine.attend)  # type: ignore[method-assign, assignment]
         self.observations = Observations(self.store, self.now)
         self.boot = Boot(self.store, self.engine, self.observations, self.kitchen, now=self.now)
         if self.plant is not None:
@@ -335,6 +336,20 @@ class World:
         board.unplug(self.name)
         with suppress(Unknown):
             self.real_store.forget(self.id, self.clock.utc(), "simulation")
+
+
+def _unforgiving(attend: Callable[[str, datetime], float]) -> Callable[[str, datetime], float]:
+    """A sweep logs what breaks for one server and goes on; here it is the end."""
+
+    def watched(server_id: str, now: datetime) -> float:
+        try:
+            return attend(server_id, now)
+        except BaremetalError:
+            raise
+        except Exception as error:
+            raise Broken(f"P1: the engine broke: {error!r}") from error
+
+    return watched
 
 
 class FaultyStore:
