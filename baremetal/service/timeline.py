@@ -137,6 +137,7 @@ class Timeline:
             "outcome": run.outcome or None,
             "error": run.error or None,
             "disk": run.disk or None,
+            "disks": [dict(disk) for disk in run.disks],
             "took_s": (ended - run.started_at).total_seconds() if ended is not None else None,
             "marks": marks,
         }

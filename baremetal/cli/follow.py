@@ -1,0 +1,137 @@
+"""Follows runs to their end: reads the stream in a thread, feeds the milestones, asks now and then how servers stand.
+
+Owns the waiting; what it looks like is `live`'s, what it means is `milestones`'s.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from baremetal.cli.live import Screen
+from baremetal.cli.milestones import Milestones
+from baremetal.client import Client, server_path
+from baremetal.errors import BaremetalError, Unavailable, Unknown
+
+_TICK_S = 0.2
+_LOOK_S = 2.0
+_MOST_NAMED = 100
+Item = Mapping[str, Any] | BaremetalError | None
+
+
+class Follower:
+    """Runs being followed. `begin` each as it starts; `wait` until all have ended."""
+
+    def __init__(self, client: Client, screen: Screen, names: Sequence[str]) -> None:
+        self._client = client
+        self._screen = screen
+        self._names = list(names)
+        self._news: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self._reader: threading.Thread | None = None
+        self._looked = 0.0
+        self._stale = True
+        self.told: dict[str, Milestones] = {}
+
+    def begin(self, name: str, run: int) -> None:
+        """Follow this run of a server too, from its first event."""
+        past = self._client.get(server_path(name, "timeline"), run=run)
+        told = Milestones(name, run, past.get("profile") or "", past.get("disks") or ())
+        self.told[name] = told
+        self._stale = True
+        if self._reader is None:
+            marks = past["marks"]
+            after = marks[0]["id"] - 1 if marks else None
+            self._reader = threading.Thread(target=self._read, args=(after,), daemon=True)
+            self._reader.start()
+
+    @property
+    def open(self) -> list[Milestones]:
+        return [told for told in self.told.values() if not told.ended]
+
+    def wait(self, until: Callable[[], bool] | None = None) -> None:
+        """Follow until every run has ended, or until something else is so. Raises Unavailable."""
+        while self.open and not (until is not None and until()):
+            self._look()
+            for item in self._arrived():
+                if isinstance(item, BaremetalError):
+                    raise item
+                if item is not None:
+                    self._feed(item)
+
+    def _arrived(self) -> Iterable[Item]:
+        try:
+            yield self._news.get(timeout=_TICK_S)
+            while True:
+                yield self._news.get_nowait()
+        except queue.Empty:
+            return
+
+    def _feed(self, event: Mapping[str, Any]) -> None:
+        told = self.told.get(event["server"])
+        if told is None or told.ended:
+            return
+        if (event.get("event") or {}).get("signal") == "install-started" and not told.disks:
+            told.disks = (
+                self._client.get(server_path(told.server, "timeline"), run=told.run).get("disks") or ()
+            )
+        rows = told.feed(event)
+        if rows:
+            self._screen.add(told, rows)
+            self._stale = True
+        if told.is_over():
+            self._screen.finish(told)
+
+    def _look(self) -> None:
+        """Ask how the servers stand: after news soon, else every few seconds."""
+        now = time.monotonic()
+        if now - self._looked < (_TICK_S if self._stale else _LOOK_S):
+            return
+        self._looked, self._stale = now, False
+        names = [told.server for told in self.open]
+        try:
+            if len(names) == 1:
+                self._screen.status(self._client.get(server_path(names[0])))
+            else:
+                for server in self._client.get("/v1/servers")["servers"]:
+                    if server["name"] in self.told:
+                        self._screen.status(server)
+        except Unknown:
+            told = self.told[names[0]]
+            told.ended, told.failed, told.reason = "forgotten", True, "somebody made the service forget it"
+            self._screen.finish(told)
+        except Unavailable:
+            pass  # the stream says so too, and knows when it is back
+
+    def _read(self, after: int | None) -> None:
+        named = self._names if len(self._names) <= _MOST_NAMED else []
+        try:
+            for event in self._client.follow(after, named, lost=self._lost):
+                self._news.put(event)
+        except BaremetalError as error:
+            self._news.put(error)
+        except Exception as error:
+            self._news.put(Unavailable(f"the stream of events broke: {error}"))
+
+    def _lost(self, problem: BaremetalError | None) -> None:
+        self._screen.lost(problem.what if problem is not None else "")
+
+
+def tell_run(client: Client, screen: Screen, name: str, run: int) -> Milestones:
+    """Show a run as far as it is recorded, without waiting for more."""
+    past = client.get(server_path(name, "timeline"), run=run)
+    told = Milestones(name, run, past.get("profile") or "", past.get("disks") or ())
+    after = past["marks"][0]["id"] - 1 if past["marks"] else 0
+    while not told.ended:
+        page = client.get(server_path(name, "events"), after=after, limit=1000)["events"]
+        if not page:
+            break
+        for event in page:
+            if rows := told.feed(event):
+                screen.add(told, rows)
+        after = page[-1]["id"]
+    if told.ended:
+        screen.finish(told)
+    return told
