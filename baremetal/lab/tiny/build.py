@@ -16,8 +16,8 @@ The installer can be told to fail the way real ones do, by the kernel argument `
 | `slow=SECONDS` | waits there, then goes on and ends well |
 | `traceback` | the installer itself crashes there: %traceback, stops |
 | `bad-image` | the image cannot be fetched after partitioning began: %onerror, stops |
-| `silent` | installs, but has no network from the %post scripts on, installed neither: nobody hears of it |
-| `no-retry` | `curl` tries each call once, whatever it is told |
+| `silent` | installs and runs, but what it says from the %post scripts on is lost, though it believes to be heard |
+| `double-calls` | says everything twice, from the first call to the last |
 | `no-ssh` | the installed system runs no sshd |
 | `no-first-boot` | the installed system never tells of its first boot |
 | `wrong-host-key` | the installed system's sshd has another host key than the one reported |
@@ -42,7 +42,7 @@ from baremetal.errors import LabError
 from baremetal.lab.tiny import cpio, image, packages
 
 FAIL_MODES = (
-    "no-disk", "pre", "hang", "panic", "reboot", "slow=SECONDS", "traceback", "bad-image", "silent", "no-retry",
+    "no-disk", "pre", "hang", "panic", "reboot", "slow=SECONDS", "traceback", "bad-image", "silent", "double-calls",
     "no-ssh", "no-first-boot", "wrong-host-key",
 )  # fmt: skip
 
@@ -91,7 +91,7 @@ def build(cache_dir: Path) -> TinyMedia:
 
 
 def _media(folder: Path) -> TinyMedia:
-    return TinyMedia(folder, folder / "vmlinuz", folder / "initrd", folder / "image.raw")
+    return TinyMedia(folder, folder / "vmlinuz", folder / "initrd.img", folder / "image.raw")
 
 
 def _digest_scripts() -> str:
