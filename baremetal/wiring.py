@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from baremetal.engine.embedded import Embedded, Tick
 from baremetal.engine.engine import Engine
 from baremetal.engine.observations import Observations
 from baremetal.engine.perform import LoginTarget, Performer
+from baremetal.engine.steady import SteadyClock
 from baremetal.errors import BaremetalError, Refused, Unavailable
 from baremetal.lifecycle.model import Budgets, Fetch, Limits
 from baremetal.netboot.profile import Family, Profile
@@ -52,6 +53,7 @@ from baremetal.service.recipe import Kitchen
 from baremetal.service.servers import Servers, ssh_places
 from baremetal.service.timeline import Timeline
 from baremetal.service.tokens import Tokens
+from baremetal.service.watch import AT_ONCE, PowerWatch
 from baremetal.store.records import RunRecord, ServerRecord
 from baremetal.store.secrets import Secrets, read_or_make
 from baremetal.store.store import Store
@@ -63,6 +65,8 @@ from baremetal.web.protocol import BoundedProtocol
 log = telemetry.logger(__name__)
 
 FLUSH_S = 0.5
+RETENTION = timedelta(days=90)
+RETENTION_EVERY_S = 3600.0
 STOP_S = 5.0
 
 
@@ -86,6 +90,7 @@ class App:
         self.engine.recover()
         self.services.servers.recover()
         self.ticks.start()
+        self.pools[0].submit(self.services.profiles.warm_up)
 
     def stop(self) -> None:
         """End ticks, turns and streams; write what waits; close the database. Idempotent."""
@@ -123,11 +128,12 @@ def _assemble(
     public: str,
     boot_port: int | None,
 ) -> App:
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)  # noqa: E731
+    now = SteadyClock()
     turns = ThreadPoolExecutor(config.bmc.max_conversations, "turn")
     operators = ThreadPoolExecutor(16, "operator")
     writers = ThreadPoolExecutor(8, "boot-write")
-    later = ThreadPoolExecutor(1, "later")
+    later = ThreadPoolExecutor(2, "later")
+    watchers = ThreadPoolExecutor(AT_ONCE, "watch")
 
     deadlines = Deadlines(config.bmc.connect_s, config.bmc.read_s, config.bmc.write_s)
     conversations = Conversations(
@@ -148,7 +154,6 @@ def _assemble(
         media=config.media_dir,
         base=base,
         defaults=_defaults(config),
-        lint=_lint(),
     )
     servers = Servers(store, engine, thaw=conversations.thaw, now=now, later=later.submit)
     timeline = Timeline(store)
@@ -181,10 +186,20 @@ def _assemble(
     doors = Doors(config.server.public_url, base, tuple(config.server.trusted_proxies))
     boot_app = BootApp(boot, Media(config.media_dir, _boots(offers)), writers, doors).build()
     control = control_stack(control_app(services, _version()), _hosts(config))
+    watch = PowerWatch(
+        store,
+        engine,
+        watchers,
+        every=timedelta(seconds=config.bmc.observe_interval_s),
+        now=now,
+        heard=timeline.wake,
+    )
     ticks = Embedded(
         [
             Tick("sweep", config.deploy.sweep_interval_s, engine.sweep),
             Tick("observations", FLUSH_S, observations.flush),
+            Tick("power", 1.0, watch.tick),
+            Tick("retention", RETENTION_EVERY_S, lambda: store.drop_observations(now() - RETENTION)),
         ]
     )
     return App(
@@ -197,7 +212,7 @@ def _assemble(
         boot=boot_app,
         ticks=ticks,
         token_file=tokens.first(),
-        pools=[later, writers, operators, turns],
+        pools=[later, watchers, writers, operators, turns],
     )
 
 
@@ -393,13 +408,6 @@ def _locate(port: int) -> Callable[[ServerRecord, RunRecord], LoginTarget]:
         return LoginTarget(told, run.ssh_host_keys, f"{record.id}/{run.number}")
 
     return locate
-
-
-def _lint() -> Callable[[str, str, str], list[BaremetalError]]:
-    def lint(family: str, file: str, text: str) -> list[BaremetalError]:
-        return []
-
-    return lint
 
 
 def _offer(config: Config, name: str, profile: ProfileConfig) -> Offer:

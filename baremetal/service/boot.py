@@ -38,6 +38,8 @@ log = telemetry.logger(__name__)
 REPEAT = timedelta(hours=24)
 _STRANGER_EVERY = timedelta(seconds=10)
 _STRANGERS_KEPT = 2048
+_SAME = timedelta(seconds=1)
+_NOTED_KEPT = 4096
 
 
 class Word(StrEnum):
@@ -93,6 +95,7 @@ class Boot:
         self._now = now
         self._strict = strict_source
         self._strangers: dict[str, datetime] = {}
+        self._noted: dict[tuple[str, int | None, str], datetime] = {}
         self._lock = threading.Lock()
 
     # -- boot scripts --
@@ -138,7 +141,7 @@ class Boot:
         if isinstance(look.answer, Install):
             try:
                 recipe = self._recipe(record.id, look.answer.run)
-                text = self._kitchen.script(recipe, record, look.answer.run, look.machine.base)
+                text = self._kitchen.script(recipe, record.id, look.answer.run, look.machine.base)
             except Unavailable:
                 return wait_script(look.machine.base)
             except BaremetalError as error:
@@ -380,6 +383,14 @@ class Boot:
         return self._kitchen.recipe(run)
 
     def _seen(self, record: ServerRecord, run: int | None, what: str, note: str, **data: str) -> None:
+        """Note what a machine asked for; the same words within a second are one note, however often it asks."""
+        key, at = (record.id, run, note), self._now()
+        last = self._noted.get(key)
+        if last is not None and timedelta(0) <= at - last < _SAME:
+            return
+        if len(self._noted) >= _NOTED_KEPT:
+            self._noted.clear()
+        self._noted[key] = at
         self._observations.add(record.id, record.life.name, run, what, note, data)
 
 

@@ -6,27 +6,26 @@ states.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from baremetal.errors import BaremetalError, MediaMissing, Unknown
+from baremetal import telemetry
+from baremetal.errors import BaremetalError, Invalid, MediaMissing, Unknown
 from baremetal.lifecycle.model import BootTarget, Budgets, Limits, Method, Proof
 from baremetal.netboot.context import ServerFacts, merge_variables
+from baremetal.netboot.finding import Finding, Severity
+from baremetal.netboot.lint import SAMPLE_SERVER, lint_profile
 from baremetal.netboot.profile import Profile
 from baremetal.netboot.templates import Templates, freeze
-from baremetal.service.recipe import Kitchen, Recipe
+from baremetal.service.recipe import Kitchen, Recipe, Shelf
 
-SAMPLE = ServerFacts(
-    id="0" * 32,
-    name="sample",
-    macs=("52:54:00:12:34:56",),
-    boot_mac="52:54:00:12:34:56",
-    uuid="564d4ac8-1f3b-4d2f-9c59-3a5f8f7b2f10",
-    serial="SAMPLE-1",
-)
+log = telemetry.logger(__name__)
+
+_LINTED_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +48,6 @@ class Offer:
         return self.profile.name
 
 
-Problems = Callable[[str, str, str], Sequence[BaremetalError]]
-"""Check one rendered file: family, file name, text."""
-
-
 class Profiles:
     """All offers by name, and the folders their parts are in."""
 
@@ -65,7 +60,6 @@ class Profiles:
         media: Path,
         base: str,
         defaults: Mapping[str, Any],
-        lint: Problems,
     ) -> None:
         self._offers = {offer.name: offer for offer in offers}
         self._templates = templates
@@ -73,7 +67,8 @@ class Profiles:
         self._media = media
         self._base = base
         self._defaults = dict(defaults)
-        self._lint = lint
+        self._linted: Shelf[str, tuple[Finding, ...]] = Shelf(_LINTED_KEPT)
+        self._linting = threading.Lock()
 
     def offer(self, name: str) -> Offer:
         """Find a profile. Raises Unknown BM201 with the nearest name."""
@@ -112,19 +107,19 @@ class Profiles:
         }
 
     def lint(self, name: str) -> dict[str, Any]:
-        """Render with a sample server and check what comes out; every problem is named with its place."""
+        """Check a profile with sample servers and every checker there is; `ok` is false where deploying is refused."""
         offer = self.offer(name)
-        problems: list[BaremetalError] = []
-        try:
-            recipe = self.recipe(offer, SAMPLE, {}, {})
-            problems += self.check(recipe, 1)
-        except BaremetalError as error:
-            problems.append(error)
+        findings = lint_profile(offer.profile, self._templates, self._defaults)
+        problems = [_problem(finding) for finding in findings]
         try:
             self.check_media(offer)
         except MediaMissing as error:
-            problems.append(error)
-        return {"name": offer.name, "ok": not problems, "problems": [error.as_dict() for error in problems]}
+            problems.append(error.as_dict() | {"severity": str(Severity.WARNING)})
+        return {
+            "name": offer.name,
+            "ok": not any(problem["severity"] == Severity.ERROR for problem in problems),
+            "problems": problems,
+        }
 
     def recipe(
         self, offer: Offer, server: ServerFacts, of_server: Mapping[str, Any], asked: Mapping[str, Any]
@@ -141,15 +136,42 @@ class Profiles:
         )
 
     def check(self, recipe: Recipe, run: int) -> list[BaremetalError]:
-        """Render everything a run would be served and lint it; returns what is wrong, never raises it."""
+        """Render everything a run would be served and lint its profile; returns what is wrong, never raises it."""
         try:
-            files = self._kitchen.preview(recipe, run, self._base)
+            self._kitchen.preview(recipe, run, self._base)
         except BaremetalError as error:
             return [error]
-        problems: list[BaremetalError] = []
-        for file in files:
-            problems += self._lint(str(recipe.profile.family), file["name"], file["text"])
-        return problems
+        return [
+            Invalid(found.message, code=found.code, file=found.file, line=found.line, variable=found.variable)
+            for found in self._lint_once(recipe)
+            if found.severity is Severity.ERROR
+        ]
+
+    def _lint_once(self, recipe: Recipe) -> tuple[Finding, ...]:
+        """Lint a profile as it is frozen; the installers' checkers take a second, so once for each set of texts."""
+        key = f"{recipe.templates.digest} {recipe.profile!r}"
+        with self._linting:
+            found = self._linted.get(key)
+            if found is None:
+                made = lint_profile(recipe.profile, self._templates, self._defaults)
+                found = self._linted.put(key, tuple(made))
+            return found
+
+    def warm_up(self) -> None:
+        """Check the profiles whose media are here, so that the first deploy need not wait; log what is wrong."""
+        for name in self.names():
+            offer = self._offers[name]
+            try:
+                self.check_media(offer)
+                recipe = self.recipe(offer, SAMPLE_SERVER, {}, {})
+            except MediaMissing:
+                continue
+            except BaremetalError as error:
+                log.warning("profile is broken", profile=name, code=error.code, error=str(error))
+                continue
+            for finding in self._lint_once(recipe):
+                if finding.severity is Severity.ERROR:
+                    log.warning("profile is broken", profile=name, code=finding.code, error=str(finding))
 
     def check_media(self, offer: Offer) -> None:
         """Make sure that kernel and initrd are there. Raises MediaMissing BM202."""
@@ -181,3 +203,16 @@ class Profiles:
             "media": offer.media,
             "media_ready": ready,
         }
+
+
+def _problem(finding: Finding) -> dict[str, Any]:
+    return {
+        "severity": str(finding.severity),
+        "code": finding.code,
+        "message": str(finding),
+        "what": finding.message,
+        "file": finding.file,
+        "line": finding.line,
+        "variable": finding.variable,
+        "rendered": finding.rendered,
+    }

@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from baremetal.errors import Unknown
 from baremetal.netboot.context import Context, ServerFacts, Urls
@@ -18,7 +18,7 @@ from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.render import render_answer, render_install_script
 from baremetal.netboot.templates import Frozen
 from baremetal.netboot.tokens import MASKED, Purpose, TokenMint
-from baremetal.store.records import RunRecord, ServerRecord
+from baremetal.store.records import RunRecord
 
 _KEPT = 512
 
@@ -80,37 +80,57 @@ class Recipe:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Kitchen:
-    """Renders recipes with this installation's keys. `proof_key` is the public half, one line."""
+K = TypeVar("K")
+V = TypeVar("V")
 
-    mint: TokenMint
-    proof_key: str
-    _kept: OrderedDict[tuple[str, int], Recipe] = field(default_factory=OrderedDict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+class Shelf(Generic[K, V]):
+    """Keeps what was made last, at most `room` of it. For threads."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._kept: OrderedDict[K, V] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: K) -> V | None:
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+            return found
+
+    def put(self, key: K, value: V) -> V:
+        with self._lock:
+            self._kept[key] = value
+            while len(self._kept) > self._room:
+                self._kept.popitem(last=False)
+        return value
+
+
+class Kitchen:
+    """Renders recipes with this installation's keys. `proof_key` is the public half, one line.
+
+    A run's recipe and context never change, so they are parsed and derived once; what is served is rendered every time.
+    """
+
+    def __init__(self, mint: TokenMint, proof_key: str) -> None:
+        self.mint = mint
+        self.proof_key = proof_key
+        self._recipes: Shelf[tuple[str, int], Recipe] = Shelf(_KEPT)
+        self._contexts: Shelf[tuple[str, int, str], Context] = Shelf(_KEPT)
 
     def recipe(self, run: RunRecord) -> Recipe:
-        """Return the recipe of a run; parsed once, since what is frozen never changes."""
+        """Return the recipe of a run. Raises Unknown for a run that installs nothing."""
         key = (run.server_id, run.number)
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        recipe = Recipe.from_dict(run.frozen)
-        with self._lock:
-            self._kept[key] = recipe
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        return recipe
+        return self._recipes.get(key) or self._recipes.put(key, Recipe.from_dict(run.frozen))
 
     def kept(self, server_id: str, number: int) -> Recipe | None:
         """Return a run's recipe if it was parsed before, sparing the database a large row."""
-        with self._lock:
-            return self._kept.get((server_id, number))
+        return self._recipes.get((server_id, number))
 
-    def script(self, recipe: Recipe, record: ServerRecord, run: int, base: str) -> str:
+    def script(self, recipe: Recipe, server_id: str, run: int, base: str) -> str:
         """Render the iPXE script that starts the installer. Raises Invalid BM203, BM204."""
-        return render_install_script(recipe.templates, self._context(recipe, record.id, run, base))
+        return render_install_script(recipe.templates, self._context(recipe, server_id, run, base))
 
     def answer(self, recipe: Recipe, server_id: str, run: int, file: str, base: str) -> str:
         """Render one answer file. Raises KeyError for a file that the profile has not, Invalid BM203, BM204."""
@@ -127,9 +147,13 @@ class Kitchen:
         return files
 
     def _context(self, recipe: Recipe, server_id: str, run: int, base: str) -> Context:
-        fetch = self.mint.mint(server_id, run, Purpose.FETCH)
-        callback = self.mint.mint(server_id, run, Purpose.CALLBACK)
-        return recipe.context(run, base, self.proof_key, fetch, callback)
+        key = (server_id, run, base)
+        found = self._contexts.get(key)
+        if found is None:
+            fetch = self.mint.mint(server_id, run, Purpose.FETCH)
+            callback = self.mint.mint(server_id, run, Purpose.CALLBACK)
+            found = self._contexts.put(key, recipe.context(run, base, self.proof_key, fetch, callback))
+        return found
 
 
 def media_reference(server: str, run: int) -> str:

@@ -176,6 +176,10 @@ class Servers:
         self._engine.submit(record.id, MaintenanceChanged(on, by=by))
         return self._view(record.id)
 
+    def rotate_key(self) -> int:
+        """Seal every BMC account with a fresh key; returns how many."""
+        return self._store.rotate_key()
+
     def forget(self, name: str, by: str, *, force: bool = False) -> None:
         """Stop caring for a server, never needing its BMC; what runs on it stays. Raises Refused without force."""
         record = self._store.server(name)

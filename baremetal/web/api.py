@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from starlette.responses import JSONResponse, StreamingResponse
 
 from baremetal import telemetry
@@ -49,54 +49,52 @@ class Services:
     bmc: Executor
 
 
-def routes(services: Services, openapi: Callable[[], dict[str, Any]]) -> APIRouter:
-    """Build the router of the whole API."""
-    router = APIRouter()
-    _add_service(router, services, openapi)
-    _add_servers(router, services)
-    _add_verbs(router, services)
-    _add_machine(router, services)
-    _add_events(router, services)
-    _add_profiles(router, services)
-    _add_tokens(router, services)
-    return router
+def add_routes(app: FastAPI, services: Services) -> None:
+    """Add the whole API to an app."""
+    _add_service(app, services)
+    _add_servers(app, services)
+    _add_verbs(app, services)
+    _add_machine(app, services)
+    _add_events(app, services)
+    _add_profiles(app, services)
+    _add_tokens(app, services)
 
 
 async def _aside(services: Services, call: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(services.bmc, call)
 
 
-def _add_service(router: APIRouter, services: Services, openapi: Callable[[], dict[str, Any]]) -> None:
-    @router.get("/healthz")
+def _add_service(app: FastAPI, services: Services) -> None:
+    @app.get("/healthz")
     @open_to_all
     def healthz() -> dict[str, str]:
         """Say whether this service can do its work: 200, or 503 without its database."""
         services.doctor.alive()
         return {"status": "ok"}
 
-    @router.get("/metrics")
+    @app.get("/metrics")
     @allows(Role.VIEWER)
     def metrics() -> Response:
         """Metrics in Prometheus' text form."""
         services.servers.count()
         return Response(telemetry.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @router.get("/openapi.json", include_in_schema=False)
+    @app.get("/openapi.json", include_in_schema=False)
     @allows(Role.VIEWER)
     def schema() -> JSONResponse:
-        return JSONResponse(openapi())
+        return JSONResponse(app.openapi())
 
-    @router.get("/v1/doctor")
+    @app.get("/v1/doctor")
     @allows(Role.OPERATOR)
     async def doctor(name: str | None = None) -> dict[str, Any]:
         """Look for problems, each with its fix; with a name, that server and its BMC too (reads only)."""
         return await _aside(services, lambda: services.doctor.examine(name))
 
 
-def _add_servers(router: APIRouter, services: Services) -> None:
+def _add_servers(app: FastAPI, services: Services) -> None:
     servers = services.servers
 
-    @router.get("/v1/servers", response_model=shapes.Servers)
+    @app.get("/v1/servers", response_model=shapes.Servers)
     @allows(Role.VIEWER)
     def listed(
         state: str | None = None, tag: Annotated[list[str] | None, Query(max_length=32)] = None
@@ -104,7 +102,7 @@ def _add_servers(router: APIRouter, services: Services) -> None:
         """List servers; `tag` is `key=value` and may be repeated."""
         return {"servers": servers.select(state, _pairs(tag or []))}
 
-    @router.post("/v1/servers", status_code=201, openapi_extra=_ENROL_BODY)
+    @app.post("/v1/servers", status_code=201, openapi_extra=_ENROL_BODY)
     @allows(Role.OPERATOR)
     async def enrol(request: Request) -> dict[str, Any]:
         """Enrol one server, or several (`{"servers": […]}`, or a CSV or YAML body): all or none."""
@@ -112,12 +110,12 @@ def _add_servers(router: APIRouter, services: Services) -> None:
         taken = await asyncio.to_thread(servers.enrol, new, who(request).name)
         return {"servers": taken} if many else taken[0]
 
-    @router.get("/v1/servers/{name}", response_model=shapes.ServerShape)
+    @app.get("/v1/servers/{name}", response_model=shapes.ServerShape)
     @allows(Role.VIEWER)
     def shown(name: str) -> dict[str, Any]:
         return servers.show(name)
 
-    @router.patch("/v1/servers/{name}", response_model=shapes.ServerShape)
+    @app.patch("/v1/servers/{name}", response_model=shapes.ServerShape)
     @allows(Role.OPERATOR)
     def change(name: str, body: shapes.Change, request: Request) -> dict[str, Any]:
         """Set facts of a server; nothing is written to the machine."""
@@ -125,32 +123,32 @@ def _add_servers(router: APIRouter, services: Services) -> None:
         password = body.bmc_password.get_secret_value() if body.bmc_password is not None else None
         return servers.change(name, ServerChange(**given, bmc_password=password), who(request).name)
 
-    @router.delete("/v1/servers/{name}", status_code=204)
+    @app.delete("/v1/servers/{name}", status_code=204)
     @allows(Role.OPERATOR)
     def forget(name: str, request: Request, force: bool = False) -> Response:
         """Stop caring for a server; its history stays, its tokens never work again."""
         servers.forget(name, who(request).name, force=force)
         return Response(status_code=204)
 
-    @router.post("/v1/servers/{name}/maintenance", status_code=202, response_model=shapes.ServerShape)
+    @app.post("/v1/servers/{name}/maintenance", status_code=202, response_model=shapes.ServerShape)
     @allows(Role.OPERATOR)
     def maintenance(name: str, body: shapes.Maintenance, request: Request) -> dict[str, Any]:
         return servers.maintenance(name, body.on, who(request).name)
 
-    @router.get("/v1/unknown")
+    @app.get("/v1/unknown")
     @allows(Role.VIEWER)
     def unknown() -> dict[str, Any]:
         """List the machines that asked to boot and that nobody has enrolled."""
         return {"unknown": servers.unknowns()}
 
-    @router.get("/v1/servers/{name}/ssh")
+    @app.get("/v1/servers/{name}/ssh")
     @allows(Role.OPERATOR)
     def ssh(name: str) -> dict[str, Any]:
         """Where the deployed system answers by SSH, and with which host keys."""
         return servers.ssh(name)
 
 
-def _add_verbs(router: APIRouter, services: Services) -> None:
+def _add_verbs(app: FastAPI, services: Services) -> None:
     deploys = services.deploys
 
     def offer(verb: str) -> None:
@@ -164,14 +162,12 @@ def _add_verbs(router: APIRouter, services: Services) -> None:
         }
         ask.__doc__ = f"Ask for {verb}: 202 and the run that began, or 409 with the verbs that are allowed."
         path = f"/v1/servers/{{name}}/{verb}"
-        router.post(path, status_code=202, response_model=shapes.Accepted, name=verb)(
-            allows(Role.OPERATOR)(ask)
-        )
+        app.post(path, status_code=202, response_model=shapes.Accepted, name=verb)(allows(Role.OPERATOR)(ask))
 
     for verb in ("manage", "provide", "adopt", "deploy", "rebuild", "release", "abort"):
         offer(verb)
 
-    @router.post("/v1/bulk/{verb}", status_code=202, response_model=shapes.Outcomes)
+    @app.post("/v1/bulk/{verb}", status_code=202, response_model=shapes.Outcomes)
     @allows(Role.OPERATOR)
     def bulk(verb: str, body: shapes.Many, request: Request) -> dict[str, Any]:
         """Ask one verb of several servers. Everything is checked first: one bad name starts nothing."""
@@ -180,34 +176,34 @@ def _add_verbs(router: APIRouter, services: Services) -> None:
         order = _order(verb, body)
         return {"servers": deploys.ask_many(body.names, body.tags, order, who(request).name)}
 
-    @router.post("/v1/servers/{name}/plan")
+    @app.post("/v1/servers/{name}/plan")
     @allows(Role.VIEWER)
     def plan(name: str, body: shapes.Deployment) -> dict[str, Any]:
         """Say what a deploy would do, with the rendered files, tokens masked; does nothing."""
         return deploys.plan(name, _order("deploy", body))
 
 
-def _add_machine(router: APIRouter, services: Services) -> None:
+def _add_machine(app: FastAPI, services: Services) -> None:
     power, explain = services.power, services.explain
 
-    @router.get("/v1/servers/{name}/power", response_model=shapes.PowerShape)
+    @app.get("/v1/servers/{name}/power", response_model=shapes.PowerShape)
     @allows(Role.VIEWER)
     async def power_state(name: str) -> dict[str, Any]:
         """Ask the BMC now."""
         return await _aside(services, lambda: power.state(name))
 
-    @router.put("/v1/servers/{name}/power", response_model=shapes.PowerShape)
+    @app.put("/v1/servers/{name}/power", response_model=shapes.PowerShape)
     @allows(Role.OPERATOR)
     async def set_power(name: str, body: shapes.Power, request: Request) -> dict[str, Any]:
         """Switch, and read back."""
         return await _aside(services, lambda: power.switch(name, body.target, who(request).name))
 
-    @router.get("/v1/servers/{name}/boot-device", response_model=shapes.BootDeviceShape)
+    @app.get("/v1/servers/{name}/boot-device", response_model=shapes.BootDeviceShape)
     @allows(Role.VIEWER)
     async def boot_device(name: str) -> dict[str, Any]:
         return await _aside(services, lambda: power.boot_device(name))
 
-    @router.put("/v1/servers/{name}/boot-device", response_model=shapes.BootDeviceShape)
+    @app.put("/v1/servers/{name}/boot-device", response_model=shapes.BootDeviceShape)
     @allows(Role.OPERATOR)
     async def set_boot_device(name: str, body: shapes.BootDeviceChoice, request: Request) -> dict[str, Any]:
         """Set the boot device, and read it back."""
@@ -221,42 +217,42 @@ def _add_machine(router: APIRouter, services: Services) -> None:
         )
         return await _aside(services, call)
 
-    @router.get("/v1/servers/{name}/explain")
+    @app.get("/v1/servers/{name}/explain")
     @allows(Role.VIEWER)
     def explained(name: str) -> dict[str, Any]:
         """Say what this server (or MAC) would boot now, and why."""
         return explain.explain(name)
 
-    @router.get("/v1/servers/{name}/render")
+    @app.get("/v1/servers/{name}/render")
     @allows(Role.VIEWER)
     def rendered(name: str, profile: str | None = None) -> dict[str, Any]:
         """Give the exact bytes that the server would be served, tokens masked."""
         return services.deploys.render(name, profile)
 
-    @router.get("/v1/servers/{name}/logs")
+    @app.get("/v1/servers/{name}/logs")
     @allows(Role.VIEWER)
     def logs(name: str, run: int | None = None) -> dict[str, Any]:
         """Give what the installer uploaded."""
         return {"logs": services.timeline.logs(name, run)}
 
 
-def _add_events(router: APIRouter, services: Services) -> None:
+def _add_events(app: FastAPI, services: Services) -> None:
     timeline = services.timeline
 
-    @router.get("/v1/servers/{name}/events", response_model=shapes.Events)
+    @app.get("/v1/servers/{name}/events", response_model=shapes.Events)
     @allows(Role.VIEWER)
     def events_of(
         name: str, after: int = 0, limit: Annotated[int, Query(ge=1, le=5000)] = 1000
     ) -> dict[str, Any]:
         return {"events": timeline.events([name], after, limit)}
 
-    @router.get("/v1/servers/{name}/timeline")
+    @app.get("/v1/servers/{name}/timeline")
     @allows(Role.VIEWER)
     def timeline_of(name: str, run: int | None = None) -> dict[str, Any]:
         """Tell a run as a person would: the marks on its way, and how long each took."""
         return timeline.tell(name, run)
 
-    @router.get("/v1/events", response_model=shapes.Events)
+    @app.get("/v1/events", response_model=shapes.Events)
     @allows(Role.VIEWER)
     def events(
         after: int = 0,
@@ -265,7 +261,7 @@ def _add_events(router: APIRouter, services: Services) -> None:
     ) -> dict[str, Any]:
         return {"events": timeline.events(server or [], after, limit)}
 
-    @router.get("/v1/events/stream")
+    @app.get("/v1/events/stream")
     @allows(Role.VIEWER)
     async def stream(
         request: Request,
@@ -319,41 +315,47 @@ async def _stream(
                 pass
 
 
-def _add_profiles(router: APIRouter, services: Services) -> None:
+def _add_profiles(app: FastAPI, services: Services) -> None:
     profiles = services.profiles
 
-    @router.get("/v1/profiles")
+    @app.get("/v1/profiles")
     @allows(Role.VIEWER)
     def profile_list() -> dict[str, Any]:
         return {"profiles": profiles.briefs()}
 
-    @router.get("/v1/profiles/{name}")
+    @app.get("/v1/profiles/{name}")
     @allows(Role.VIEWER)
     def profile_show(name: str) -> dict[str, Any]:
         return profiles.show(name)
 
-    @router.get("/v1/profiles/{name}/lint")
+    @app.get("/v1/profiles/{name}/lint")
     @allows(Role.VIEWER)
     def profile_lint(name: str) -> dict[str, Any]:
         """Render with a sample server and check; `problems` is empty when all is well."""
         return profiles.lint(name)
 
 
-def _add_tokens(router: APIRouter, services: Services) -> None:
+def _add_tokens(app: FastAPI, services: Services) -> None:
     tokens = services.tokens
 
-    @router.get("/v1/tokens")
+    @app.get("/v1/tokens")
     @allows(Role.ADMIN)
     def token_list() -> dict[str, Any]:
         return {"tokens": tokens.entries()}
 
-    @router.post("/v1/tokens", status_code=201)
+    @app.post("/v1/tokens", status_code=201)
     @allows(Role.ADMIN)
     def token_create(body: shapes.NewToken) -> dict[str, str]:
         """Make a token; this answer is the only place where it is ever shown."""
         return {"name": body.name, "role": body.role, "token": tokens.create(body.name, body.role)}
 
-    @router.delete("/v1/tokens/{name}", status_code=204)
+    @app.post("/v1/secrets/rotate-key")
+    @allows(Role.ADMIN)
+    def rotate_key() -> dict[str, int]:
+        """Seal every BMC account with a fresh key and forget the old one."""
+        return {"resealed": services.servers.rotate_key()}
+
+    @app.delete("/v1/tokens/{name}", status_code=204)
     @allows(Role.ADMIN)
     def token_revoke(name: str) -> Response:
         tokens.revoke(name)

@@ -34,7 +34,7 @@ def control_app(services: api.Services, version: str) -> FastAPI:
         redirect_slashes=False,
     )
     faults.handle(app)
-    app.include_router(api.routes(services, app.openapi))
+    api.add_routes(app, services)
     return app
 
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,7 @@ from baremetal.sim.chassis import DummyChassis
 from baremetal.wiring import App, run
 
 MAC = "52:54:00:00:00:01"
-TEMPLATE = """\
-# {{ server.name | ks }} run {{ run.number | ks }}
-BM_CALLBACK={{ urls.callback | sh }}
-hostname {{ hostname | ks }}
-disk {{ disk | selector | ks }}
-proof {{ proof_key | ks }}
-"""
+TEMPLATE = (Path(__file__).parents[2] / "kickstart" / "tiny.ks.j2").read_text()
 SETTINGS = """
 [server]
 boot_listen = "127.0.0.1:0"
@@ -112,6 +107,21 @@ class Service:
         line = next(line for line in text.splitlines() if line.startswith("BM_CALLBACK="))
         return answer, line.removeprefix("BM_CALLBACK=").strip("'")
 
+    @property
+    def template(self) -> Path:
+        return self.folder / "templates" / "kickstart" / "test.ks.j2"
+
+    def clear(self) -> None:
+        """Leave nothing of one test to the next: servers, BMCs, and what was written over the template."""
+        for server in self.get("/v1/servers")["servers"]:
+            assert self.api.delete(f"/v1/servers/{server['name']}?force=true").status_code == 204
+        for name in self.bmcs:
+            board.unplug(name)
+        self.bmcs.clear()
+        self.chassis.clear()
+        if self.template.read_text() != TEMPLATE:
+            self.template.write_text(TEMPLATE)
+
 
 def enrolment(name: str = "r1", mac: str = MAC, **more: Any) -> dict[str, Any]:
     return {"name": name, "bmc": f"sim://admin@{name}", "bmc_password": "password", "macs": [mac], **more}
@@ -193,16 +203,36 @@ def connect(folder: Path, runner: Runner) -> Service:
     )
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    runner = Runner(prepare(tmp_path))
+@contextmanager
+def running(folder: Path) -> Iterator[Service]:
+    runner = Runner(prepare(folder))
     runner.begin()
-    running = connect(tmp_path, runner)
+    service = connect(folder, runner)
     try:
-        yield running
+        yield service
     finally:
-        running.api.close()
-        running.machine.close()
+        service.api.close()
+        service.machine.close()
         runner.end()
-        for name in running.bmcs:
+        for name in service.bmcs:
             board.unplug(name)
+
+
+@pytest.fixture(scope="module")
+def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(tmp_path_factory.mktemp("service")) as service:
+        yield service
+
+
+@pytest.fixture
+def service(shared_service: Service) -> Iterator[Service]:
+    """A service without servers. It is shared within a module, because a profile is linted at its first deploy."""
+    yield shared_service
+    shared_service.clear()
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Service]:
+    """A service of one's own, to be broken."""
+    with running(tmp_path) as service:
+        yield service

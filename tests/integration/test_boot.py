@@ -77,8 +77,7 @@ def test_everything_out_of_its_window_boots_its_disk(service: Service) -> None:
     assert "initrd" not in service.script()
     service.wait("r1", lambda server: server["provision_state"] == "deploy failed")
     assert "nothing to install" in service.script()
-    (stranger,) = service.get("/v1/unknown")["unknown"]
-    assert stranger["mac"] == "52:54:00:99:99:99"
+    assert "52:54:00:99:99:99" in [stranger["mac"] for stranger in service.get("/v1/unknown")["unknown"]]
 
 
 def test_the_founding_systems_names_give_the_same_answer(service: Service) -> None:
@@ -214,16 +213,16 @@ def test_a_render_error_is_local_boot_with_its_reason_on_record(service: Service
     assert any("BM203" in note for note in notes)
 
 
-def test_a_database_fault_makes_machines_wait(service: Service) -> None:
-    service.enrol()
-    service.deploy_until_window()
-    answer, callback = service.tokens(service.script())
-    service.app.store.close()
-    assert "asking again" in service.script()
-    assert service.machine.get(answer).status_code == 503
-    assert started(service, callback) == (503, "wait")
-    assert service.machine.get("/boot.ipxe").status_code == 200
-    assert service.api.get("/healthz").status_code == 503
+def test_a_database_fault_makes_machines_wait(fresh: Service) -> None:
+    fresh.enrol()
+    fresh.deploy_until_window()
+    answer, callback = fresh.tokens(fresh.script())
+    fresh.app.store.close()
+    assert "asking again" in fresh.script()
+    assert fresh.machine.get(answer).status_code == 503
+    assert started(fresh, callback) == (503, "wait")
+    assert fresh.machine.get("/boot.ipxe").status_code == 200
+    assert fresh.api.get("/healthz").status_code == 503
 
 
 def test_media_has_ranges_and_no_way_out(service: Service) -> None:

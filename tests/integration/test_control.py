@@ -108,12 +108,25 @@ def test_deploy_of_an_active_server_names_rebuild(service: Service) -> None:
 
 def test_undefined_variable_names_file_and_line(service: Service) -> None:
     service.enrol()
-    template = service.folder / "templates" / "kickstart" / "test.ks.j2"
-    template.write_text(template.read_text() + "{{ rack_nmae }}\n")
+    text = service.template.read_text() + "# {{ rack_nmae }}\n"
+    service.template.write_text(text)
     answer = service.post("/v1/servers/r1/deploy", {"profile": "test"}, 422)
-    assert (answer["code"], answer["file"], answer["line"]) == ("BM203", "kickstart/test.ks.j2", 6)
+    assert (answer["code"], answer["file"], answer["line"]) == (
+        "BM203",
+        "kickstart/test.ks.j2",
+        len(text.splitlines()),
+    )
     lint = service.get("/v1/profiles/test/lint")
-    assert [problem["code"] for problem in lint["problems"]] == ["BM203"]
+    assert "BM203" in [problem["code"] for problem in lint["problems"]]
+    assert not lint["ok"]
+
+
+def test_a_kickstart_that_would_not_parse_is_refused(service: Service) -> None:
+    service.enrol()
+    service.template.write_text(service.template.read_text().replace("text\n", "txet\n", 1))
+    answer = service.post("/v1/servers/r1/deploy", {"profile": "test"}, 422)
+    assert answer["code"] == "BM204"
+    assert "txet" in answer["message"]
 
 
 def test_power_and_boot_device(service: Service) -> None:
