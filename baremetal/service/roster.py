@@ -102,7 +102,8 @@ def _spread(row: dict[str, str]) -> dict[str, Any]:
 
 def _yaml(text: str) -> list[dict[str, Any]]:
     try:
-        given = yaml.safe_load(text)
+        # Texts only, no guessing: YAML reads 52:54:00:00:00:01 as a number in base 60, and `no` as false.
+        given = yaml.load(text, Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise Invalid("not YAML", line=mark.line + 1 if mark is not None else None) from None
