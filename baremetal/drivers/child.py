@@ -1,8 +1,9 @@
 """The inside of a child process that talks IPMI with one BMC, on pyghmi, and may be killed at any moment.
 
-Owns one session and the loop that serves the parent's requests: open, read, write, close. Answers carry raw completion
-codes and bytes; what they mean is `ipmi.py`'s. Deliberately knows no URL, no deadline (the parent kills) and no retries
-beyond lost packets. It must stay cheap to fork: nothing of the web, the store or the command line is imported here.
+Owns one session at a time and the loop that serves the parent's requests: open, read, write, leave, close. Answers
+carry raw completion codes and bytes; what they mean is `ipmi.py`'s. Deliberately knows no URL, no deadline (the parent
+kills) and no retries beyond lost packets. It must stay cheap to fork: nothing of the web, the store or the command line
+is imported here.
 
 Why pyghmi is bent here (1.6.19; private names, so its version is pinned exactly):
 
@@ -120,7 +121,7 @@ class LoginLog:
 
 
 class Session(rmcp.Session):  # type: ignore[misc]
-    """pyghmi's session with the repairs named above. One per process: its log and wishes are class attributes."""
+    """pyghmi's session with the repairs named above. One at a time: its log and wishes are class attributes."""
 
     log = LoginLog()
     suite: int | None = None
@@ -224,6 +225,8 @@ def _open(
     host: str, port: int, user: bytes, password: bytes, privilege: str | None, suite: int | None
 ) -> Session:
     rmcp.iothread, rmcp.iothreadready, rmcp._io_wait = object(), True, _wait
+    _forget()
+    Session.log = LoginLog()
     Session.suite = suite
     Session.any_privilege = privilege is None
     try:
@@ -273,6 +276,16 @@ def _close(session: Session | None) -> None:
     _command(session, 6, 0x3C, sid)
 
 
+def _forget() -> None:
+    """Drop what pyghmi keeps of earlier sessions, sockets too: a late packet of one BMC must not reach the next."""
+    for known in (rmcp.Session.bmc_handlers, rmcp.Session.waiting_sessions, rmcp.Session.initting_sessions):
+        known.clear()
+    rmcp.Session.keepalive_sessions.clear()
+    rmcp.Session.socketpool.clear()
+    while rmcp.iosockets:
+        rmcp.iosockets.pop().close()
+
+
 def serve(pipe: Connection) -> None:
     """Serve the parent until it says close or its end of the pipe is gone, and leave the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
@@ -314,6 +327,10 @@ def _serve(pipe: Connection, inbox: queue.SimpleQueue[Answer]) -> None:
                         answer = ("ok", *_command(session, netfn, command, data))
                     else:
                         answer = ("unsent",)
+                case ("leave",):
+                    left, session = session, None
+                    _close(left)
+                    answer = ("ok",)
                 case ("modules",):
                     answer = ("ok", sorted(sys.modules))
                 case ("close",):

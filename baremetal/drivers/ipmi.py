@@ -109,13 +109,22 @@ _VENDORS = {
 
 
 class IpmiDriver:
-    """One session with one BMC, in a child process of its own. Implements `BmcDriver`."""
+    """One session with one BMC, in a child process: its own, or one that serves several, one after the other.
 
-    def __init__(self, url: BmcUrl, credentials: BmcCredentials, deadlines: Deadlines) -> None:
+    Implements `BmcDriver`.
+    """
+
+    def __init__(
+        self, url: BmcUrl, credentials: BmcCredentials, deadlines: Deadlines, child: Child | None = None
+    ) -> None:
         """Log in. Raises BmcError of any kind, Invalid for an account that IPMI cannot carry, and Unavailable when
-        this machine can start no process more."""
+        this machine can start no process more.
+
+        A `child` that is lent outlives a good conversation; after any trouble it is killed.
+        """
         self._place = url.identity
         self._deadlines = deadlines
+        self._over = False
         user, password = _account(credentials)
         if url.bridge:
             raise BmcError(
@@ -129,12 +138,8 @@ class IpmiDriver:
                 BmcErrorKind.UNSUPPORTED,
                 fix="write cipher=17 or cipher=3, or leave it out",
             )
-        try:
-            self._child = Child()
-        except OSError as error:
-            raise Unavailable(
-                f"{self._place}: no process could be started for the conversation", seen=error.strerror
-            ) from error
+        self._lent = child is not None
+        self._child = child or start_child(self._place)
         try:
             self._ask(
                 ("open", url.host, url.port, user, password, url.privilege, url.cipher), deadlines.connect_s
@@ -191,13 +196,18 @@ class IpmiDriver:
         self._judge(code, f"boot device {device}")
 
     def close(self) -> None:
-        """Close the session, so that its slot is free for the next one, and end the child."""
-        if self._child.alive:
-            try:
-                self._child.ask(("close",), 3.0)
-            except BmcError:
-                return  # the child is dead, the slot is reaped by the BMC
+        """Close the session, so that its slot is free for the next one, and end the child unless it is lent."""
+        if self._over or not self._child.alive:
+            return
+        self._over = True
+        try:
+            answer = self._child.ask(("leave",) if self._lent else ("close",), 3.0)
+        except BmcError:
+            return  # the child is dead, the slot is reaped by the BMC
+        if not self._lent:
             self._child.close()
+        elif answer[0] != "ok":
+            self._child.kill()
 
     def _read(self, netfn: int, command: int, data: bytes, *, at_least: int) -> bytes:
         code, answer = self._ask(("read", netfn, command, data), self._deadlines.read_s)
@@ -215,7 +225,7 @@ class IpmiDriver:
     def _ask(
         self, request: tuple[Any, ...], deadline_s: float, permit: Permit | None = None
     ) -> tuple[Any, ...]:
-        if not self._child.alive:
+        if self._over or not self._child.alive:
             raise self._error("the conversation is over", BmcErrorKind.DEADLINE)
         try:
             answer = self._child.ask(request, deadline_s, permit)
@@ -224,6 +234,8 @@ class IpmiDriver:
                 raise
             raise self._error(error.what, error.kind) from None
         if answer[0] == "failed":
+            if self._lent:
+                self._child.kill()  # whatever state this BMC has left there is not the next one's
             kind = BmcErrorKind(answer[1])
             raise self._error(answer[2], kind, seen=answer[3] or None, fix=answer[4] or None)
         return answer[1:]
@@ -240,6 +252,16 @@ class IpmiDriver:
     ) -> BmcError:
         wait_s = SESSION_FULL_WAIT_S if kind is BmcErrorKind.SESSION_FULL else None
         return BmcError(f"{self._place}: {what}", kind, retry_after_s=wait_s, seen=seen, fix=fix)
+
+
+def start_child(place: str) -> Child:
+    """Start a child for a conversation with the BMC at `place`. Raises Unavailable."""
+    try:
+        return Child()
+    except OSError as error:
+        raise Unavailable(
+            f"{place}: no process could be started for the conversation", seen=error.strerror
+        ) from error
 
 
 def _account(credentials: BmcCredentials) -> tuple[bytes, bytes]:

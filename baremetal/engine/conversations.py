@@ -1,8 +1,9 @@
 """Who may talk to a BMC, and when: the one place that every caller goes through.
 
 Owns, per BMC identity: the lock (one conversation at a time), the freeze after a wrong password, the circuit breaker,
-the wait after a full session table, and pacing. Deliberately knows no protocol, no server and no workflow, and repeats
-nothing: it only says "not now" with a time, and whoever asked comes back then. Its own refusals send no packet.
+the wait after a full session table, and pacing; and how many conversations there are at once. Deliberately knows no
+protocol, no server and no workflow, and repeats nothing: it only says "not now" with a time, and whoever asked comes
+back then. Its own refusals send no packet.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
+from baremetal import telemetry
 from baremetal.drivers.base import (
     BmcCredentials,
     BmcDriver,
@@ -31,8 +33,6 @@ from baremetal.drivers.base import (
 from baremetal.errors import BmcError, BmcErrorKind, Invalid
 
 BREAKER_FAILURES = 5
-BREAKER_FIRST_S = 60.0
-BREAKER_MOST_S = 900.0
 SESSION_FULL_S = 65.0
 LOCK_WAIT_S = 60.0
 
@@ -58,6 +58,17 @@ class BmcMemory(Protocol):
     def load(self, identity: str) -> BmcMemo | None: ...
 
     def save(self, identity: str, memo: BmcMemo) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a silent BMC is left alone, and for how long; the distance of conversations; how many there are at once."""
+
+    breaker_failures: int = BREAKER_FAILURES
+    breaker_first_s: float = 60.0
+    breaker_longest_s: float = 900.0
+    min_interval_s: float = 0.0
+    at_once: int = 64
 
 
 @dataclass(slots=True)
@@ -86,6 +97,7 @@ class Conversations:
         memory: BmcMemory,
         *,
         secret: bytes,
+        limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], None] = time.sleep,
@@ -96,6 +108,8 @@ class Conversations:
         self._clock = clock
         self._now = now
         self._sleep = sleep
+        self._limits = limits or Limits()
+        self._room = threading.BoundedSemaphore(self._limits.at_once)
         self._bmcs: dict[str, _Bmc] = {}
         self._guard = threading.Lock()
 
@@ -113,12 +127,8 @@ class Conversations:
         Raises BmcError: BUSY when the wait ran out, FROZEN, BREAKER or SESSION_FULL without a packet sent, or whatever
         the driver says; Invalid where an account is missing.
         """
-        account = credentials or url.credentials
-        if account is None:
-            raise Invalid(
-                f"{url.identity}: the BMC's password is missing", fix="set it with --bmc-password-file"
-            )
-        pause_s = _interval(url, quirks)
+        account = _account(url, credentials)
+        pause_s = _interval(url, quirks, self._limits.min_interval_s)
         deadline = self._clock() + wait_s
         bmc = self._bmc(url.identity)
         if not bmc.lock.acquire(timeout=max(0.0, wait_s)):
@@ -133,7 +143,52 @@ class Conversations:
             self._check_breaker(url.identity, bmc)
             self._check_slots(url.identity, bmc)
             self._pace(url.identity, bmc, pause_s, deadline)
-            yield from self._converse(url, account, bmc, print_)
+            if not self._room.acquire(timeout=max(0.0, deadline - self._clock())):
+                raise BmcError(
+                    f"{url.identity}: {self._limits.at_once} other BMCs are being talked to, which is the limit",
+                    BmcErrorKind.BUSY,
+                    retry_after_s=5.0,
+                    fix="raise [bmc] max_conversations",
+                )
+            try:
+                yield from self._converse(url, account, bmc, print_, self._opener)
+            finally:
+                self._room.release()
+        finally:
+            bmc.lock.release()
+
+    def look(
+        self,
+        url: BmcUrl,
+        credentials: BmcCredentials | None,
+        quirks: Iterable[str] = (),
+        opener: Opener | None = None,
+    ) -> PowerState | None:
+        """Read the power state in passing; None, without a packet sent, where that would have to wait.
+
+        That is while somebody talks to this BMC, while it is frozen or left alone, and inside its pace. Silence does
+        not count against the breaker: a look must not shut the door on work. Raises BmcError, Invalid.
+        """
+        account = _account(url, credentials)
+        pause_s = _interval(url, quirks, self._limits.min_interval_s)
+        bmc = self._bmc(url.identity)
+        if not bmc.lock.acquire(blocking=False):
+            return None
+        try:
+            print_ = self._fingerprint(url.identity, account)
+            now = self._clock()
+            closed = max(bmc.closed_until or 0.0, bmc.full_until)
+            pacing = pause_s > 0 and bmc.ended is not None and now < bmc.ended + pause_s
+            if now < closed or pacing or print_ in self._load(url.identity, bmc).refused:
+                return None
+            if not self._room.acquire(blocking=False):
+                return None
+            try:
+                talk = contextmanager(self._converse)
+                with talk(url, account, bmc, print_, opener or self._opener, counts=False) as driver:
+                    return driver.power()
+            finally:
+                self._room.release()
         finally:
             bmc.lock.release()
 
@@ -158,12 +213,22 @@ class Conversations:
         with self._guard:
             return self._bmcs.setdefault(identity, _Bmc())
 
-    def _converse(self, url: BmcUrl, account: BmcCredentials, bmc: _Bmc, print_: str) -> Iterator[BmcDriver]:
+    def _converse(
+        self,
+        url: BmcUrl,
+        account: BmcCredentials,
+        bmc: _Bmc,
+        print_: str,
+        opener: Opener,
+        *,
+        counts: bool = True,
+    ) -> Iterator[BmcDriver]:
         watched: _Watched | None = None
         failed: BmcError | None = None
+        began = self._clock()
         try:
             try:
-                watched = _Watched(self._opener(url, account))
+                watched = _Watched(opener(url, account))
             except BmcError as error:
                 failed = error
                 raise
@@ -174,9 +239,14 @@ class Conversations:
                 failed = watched.failed
             bmc.ended = self._clock()
             if watched is not None or failed is not None:
-                self._learn(url.identity, bmc, print_, failed)
+                outcome = str(failed.kind) if failed is not None else "ok"
+                telemetry.BMC_CONVERSATIONS.labels(url.scheme, outcome).inc()
+                telemetry.BMC_CONVERSATION_SECONDS.labels(url.scheme).observe(bmc.ended - began)
+                self._learn(url.identity, bmc, print_, failed, counts)
 
-    def _learn(self, identity: str, bmc: _Bmc, print_: str, failed: BmcError | None) -> None:
+    def _learn(
+        self, identity: str, bmc: _Bmc, print_: str, failed: BmcError | None, counts: bool = True
+    ) -> None:
         """Draw the consequences of one conversation: its first grave error, or that all went well."""
         if failed is None or failed.kind not in _NO_ANSWER:
             bmc.failures, bmc.span_s, bmc.closed_until = 0, 0.0, None
@@ -188,10 +258,11 @@ class Conversations:
             known = self._load(identity, bmc)
             refused = (*(other for other in known.refused if other != print_), print_)[-_REMEMBERED:]
             self._remember(identity, bmc, BmcMemo(refused, self._now(), failed.what))
-        elif failed.kind in _NO_ANSWER:
+        elif failed.kind in _NO_ANSWER and counts:
+            limits = self._limits
             bmc.failures += 1
-            if bmc.failures >= BREAKER_FAILURES:
-                bmc.span_s = min(bmc.span_s * 2 or BREAKER_FIRST_S, BREAKER_MOST_S)
+            if bmc.failures >= limits.breaker_failures:
+                bmc.span_s = min(bmc.span_s * 2 or limits.breaker_first_s, limits.breaker_longest_s)
                 bmc.closed_until = self._clock() + bmc.span_s
         elif failed.kind is BmcErrorKind.SESSION_FULL:
             bmc.full_until = self._clock() + (failed.retry_after_s or SESSION_FULL_S)
@@ -294,8 +365,15 @@ class _Watched:
             raise
 
 
-def _interval(url: BmcUrl, quirks: Iterable[str]) -> float:
-    """Return the seconds that conversations with this BMC keep apart: the URL's word, or the quirk's."""
+def _account(url: BmcUrl, credentials: BmcCredentials | None) -> BmcCredentials:
+    account = credentials or url.credentials
+    if account is None:
+        raise Invalid(f"{url.identity}: the BMC's password is missing", fix="set it with --bmc-password-file")
+    return account
+
+
+def _interval(url: BmcUrl, quirks: Iterable[str], otherwise_s: float) -> float:
+    """Return the seconds that conversations with this BMC keep apart: the URL's word, the quirk's, or the setting's."""
     if url.min_interval_s is not None:
         return url.min_interval_s
     for quirk in quirks:
@@ -307,4 +385,4 @@ def _interval(url: BmcUrl, quirks: Iterable[str]) -> float:
                 raise Invalid(
                     f"the quirk {quirk!r} names no number of seconds", fix="write min_interval=5"
                 ) from None
-    return 0.0
+    return otherwise_s

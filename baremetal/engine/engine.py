@@ -162,6 +162,11 @@ class Engine:
         if entry is not None:
             self._tell(entry)
 
+    def saw_powers(self, seen: Mapping[str, PowerState]) -> None:
+        """Note many servers' power states at once, in the same way."""
+        for entry in self.store.set_powers(seen, self.now()):
+            self._tell(entry)
+
     def _tell(self, entry: HistoryEntry) -> None:
         for listener in self._listeners:
             listener(entry)

@@ -252,24 +252,16 @@ class Servers(Part):
         if row[1] == power and seen is not None and seen <= at < seen + POWER_FRESH:
             return None
         with self._db.write() as connection:
-            row = _POWER.run(connection, {"ref": server_id}).fetchone()
-            if row is None:
-                return None
-            values = {"power_state": str(power), "power_seen_at": micros(at)}
-            _SET_POWER.run(connection, {"ref": server_id, **values})
-            name, before, _ = row
-            if before == power:
-                return None
-            return append(
-                connection,
-                at,
-                server_id,
-                name,
-                None,
-                "observation",
-                f"power {power}",
-                data={"what": "power", "power": str(power), "before": before},
-            )
+            return _note_power(connection, server_id, power, at)
+
+    def set_powers(self, seen: Mapping[str, PowerState], at: datetime) -> list[HistoryEntry]:
+        """Note the power states that were read, by server id, in one transaction; returns the changes.
+
+        A server that is gone meanwhile is passed over.
+        """
+        with self._db.write() as connection:
+            entries = [_note_power(connection, server_id, power, at) for server_id, power in seen.items()]
+        return [entry for entry in entries if entry is not None]
 
     def reseal(self) -> int:
         """Seal every stored account with the newest key; returns how many. One transaction."""
@@ -286,6 +278,28 @@ class Servers(Part):
     def _seal(self, connection: Connection, server_id: str, account: Credentials) -> None:
         sealed = self._secrets.seal(dump([account.user, account.password]))
         _ADD_SEALED.run(connection, {"server_id": server_id, "sealed": sealed})
+
+
+def _note_power(
+    connection: Connection, server_id: str, power: PowerState, at: datetime
+) -> HistoryEntry | None:
+    row = _POWER.run(connection, {"ref": server_id}).fetchone()
+    if row is None:
+        return None
+    _SET_POWER.run(connection, {"ref": server_id, "power_state": str(power), "power_seen_at": micros(at)})
+    name, before, _ = row
+    if before == power:
+        return None
+    return append(
+        connection,
+        at,
+        server_id,
+        name,
+        None,
+        "observation",
+        f"power {power}",
+        data={"what": "power", "power": str(power), "before": before},
+    )
 
 
 def _columns(facts: Facts) -> dict[str, Any]:
