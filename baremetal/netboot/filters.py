@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from jinja2 import Undefined
+
 from baremetal.errors import Invalid
 from baremetal.netboot.bond import parse_bond
 from baremetal.netboot.sandbox import Unset
@@ -29,6 +31,8 @@ _IPXE_WORD = re.compile(r"[!-~]+\Z")
 def _text(value: Any) -> str:
     if value is None:
         raise Unset
+    if isinstance(value, Undefined):
+        return str(value)  # raises, naming the variable
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise Invalid(f"a {type(value).__name__} cannot be written as one word", code="BM204")
     return str(value)

@@ -156,24 +156,20 @@ def _language(name: str, section: str | None) -> frozenset[str]:
 
 def _bare(node: nodes.Node, wanted: frozenset[str]) -> str | None:
     """Return the name of what is printed unescaped, "" when it has none, None when all is well."""
+    parts: list[nodes.Expr | None] = []
     match node:
-        case nodes.Const():
+        case nodes.Const() | nodes.Call(node=nodes.Name(name="refuse" | "caller" | "super")):
             return None
         case nodes.Filter(name=name) if name in wanted or name == " charge":
             return None
-        case nodes.Filter(name=" concat", node=first, args=rest):
-            return next(
-                (found for part in (first, *rest) if (found := _bare(part, wanted)) is not None), None
-            )
-        case nodes.CondExpr(expr1=first, expr2=second):
-            parts = [part for part in (first, second) if part is not None]
-            return next((found for part in parts if (found := _bare(part, wanted)) is not None), None)
-        case nodes.Call(node=nodes.Name(name="refuse")):
-            return None
-        case nodes.Call(node=nodes.Name(name="caller" | "super")):
-            return None
-    named = node if isinstance(node, nodes.Name) else next(node.find_all(nodes.Name), None)
-    return named.name if isinstance(named, nodes.Name) else ""
+        case nodes.Filter(name=" concat"):
+            parts = [node.node, *node.args]
+        case nodes.CondExpr():
+            parts = [node.expr1, node.expr2]
+        case _:
+            named = node if isinstance(node, nodes.Name) else next(node.find_all(nodes.Name), None)
+            return named.name if isinstance(named, nodes.Name) else ""
+    return next((bare for part in parts if part and (bare := _bare(part, wanted)) is not None), None)
 
 
 def _sections(lines: list[str]) -> dict[int, str]:
