@@ -52,7 +52,7 @@ class Guard:
         if identity is None:
             raise NotAuthorised(
                 "a token is needed" if not token else "this token opens nothing",
-                fix="send 'Authorization: Bearer …'; the first token lies in <data_dir>/secrets/control.token, "
+                fix="send 'Authorization: Bearer …'; the first token lies in <data_dir>/control.token, "
                 "or set BAREMETAL_TOKEN",
             )
         if not isinstance(wanted, Role) or identity.role < wanted:
