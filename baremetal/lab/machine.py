@@ -28,6 +28,7 @@ from uuid import UUID
 
 from baremetal.errors import LabError
 from baremetal.lab.firmware import Firmware
+from baremetal.lab.lan import LanListener
 from baremetal.lab.qmp import QmpClient, QmpClosed
 from baremetal.lifecycle.model import BootDevice, BootMode
 from baremetal.sim.chassis import OWN_ORDER, BootOrder
@@ -104,8 +105,10 @@ def boot_indexes(spec: MachineSpec, order: BootOrder) -> dict[str, int]:
     return {name: place for place, name in enumerate(names)}
 
 
-def command_line(spec: MachineSpec, firmware: Firmware, order: BootOrder, monitor: int) -> list[str]:
-    """Return QEMU's arguments for starting this machine, stopped, with its monitor on descriptor `monitor`."""
+def command_line(
+    spec: MachineSpec, firmware: Firmware, order: BootOrder, monitor: int, lan: int
+) -> list[str]:
+    """Return QEMU's arguments for starting this machine, stopped. `monitor` and `lan` are descriptors of sockets."""
     place = {name: f",bootindex={index}" for name, index in boot_indexes(spec, order).items()}
     # graphics=off puts BIOS firmware on the serial port, which is the only screen these machines have
     arguments = [str(firmware.qemu), "-name", spec.name, "-nodefaults", "-no-user-config", "-display", "none"]
@@ -132,8 +135,10 @@ def command_line(spec: MachineSpec, firmware: Firmware, order: BootOrder, monito
     forward = f",hostfwd=tcp:127.0.0.1:{spec.ssh_port}-:22" if spec.ssh_port else ""
     # IPv6 stays on: without a router's advertisement iPXE waits 13 s for one
     arguments += ["-netdev", f"user,id=net0,bootfile={_quote(spec.boot_url)}{forward}"]
+    arguments += ["-netdev", "hubport,id=port0,hubid=0,netdev=net0", "-netdev", "hubport,id=port1,hubid=0"]
+    arguments += ["-netdev", f"socket,id=lan0,fd={lan}", "-netdev", "hubport,id=port2,hubid=0,netdev=lan0"]
     # the BIOS ROM is made for the modern device's id: without disable-legacy the firmware finds no ROM to run
-    nic = f"virtio-net-pci,id=nic0,netdev=net0,mac={spec.mac},disable-legacy=on"
+    nic = f"virtio-net-pci,id=nic0,netdev=port1,mac={spec.mac},disable-legacy=on"
     arguments += ["-device", f"{nic},romfile={_quote(firmware.network_rom)}{place.get('nic0', '')}"]
     for number, mac in enumerate(spec.more_macs, 1):
         arguments += ["-netdev", f"user,id=net{number},restrict=on"]
@@ -184,6 +189,7 @@ class QemuMachine:
         self._wake_read, self._wake_write = os.pipe()
         self._process: subprocess.Popen[bytes] | None = None
         self._qmp: QmpClient | None = None
+        self._lan: LanListener | None = None
         self._running_epoch = 0
         self._watch_from = 0
         self._watch_until = 0.0
@@ -256,6 +262,7 @@ class QemuMachine:
                         break
                     job()
                 self._listen()
+                self._listen_to_lan()
                 self._skip_prompt()
             except LabError as error:
                 self._fail(str(error))
@@ -267,6 +274,8 @@ class QemuMachine:
             selector.register(self._wake_read, selectors.EVENT_READ)
             if self._qmp is not None:
                 selector.register(self._qmp, selectors.EVENT_READ)
+            if self._lan is not None:
+                selector.register(self._lan, selectors.EVENT_READ)
             watching = self._qmp is not None and time.monotonic() < self._watch_until
             for key, _ in selector.select(_GLANCE_S if watching else None):
                 if key.fd == self._wake_read:
@@ -278,19 +287,23 @@ class QemuMachine:
         self._running_epoch = epoch
         self._prepare()
         ours, theirs = socket.socketpair()
+        lan, far = socket.socketpair()
         try:
-            with theirs, (self.spec.directory / "qemu.log").open("wb") as log:
+            with theirs, far, (self.spec.directory / "qemu.log").open("wb") as log:
                 self._process = subprocess.Popen(
-                    self._guard() + command_line(self.spec, self.firmware, boot, theirs.fileno()),
+                    self._guard()
+                    + command_line(self.spec, self.firmware, boot, theirs.fileno(), far.fileno()),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), far.fileno()),
                     start_new_session=True,
                 )
         except OSError as error:
             ours.close()
+            lan.close()
             raise LabError("QEMU did not start", server=self.spec.name, seen=str(error)) from error
+        self._lan = LanListener(lan)
         self._qmp = QmpClient(ours)
         self._qmp.negotiate(START_S)
         serial = self.spec.serial_log
@@ -345,6 +358,20 @@ class QemuMachine:
                 self._lose_power()
             break
 
+    def _listen_to_lan(self) -> None:
+        if self._lan is None or self._lan.listen():
+            return
+        self._leave_lan()
+        if self._qmp is not None:
+            self._qmp.execute(
+                "netdev_del", id="lan0"
+            )  # or every frame of the guest would still be offered to us
+
+    def _leave_lan(self) -> None:
+        lan, self._lan = self._lan, None
+        if lan is not None:
+            lan.close()
+
     def _skip_prompt(self) -> None:
         """Press a key at iPXE's two-second question whether somebody wants its command line."""
         if self._qmp is None or time.monotonic() >= self._watch_until or not self.spec.serial_log.exists():
@@ -359,6 +386,7 @@ class QemuMachine:
     def _stop(self) -> None:
         process, self._process = self._process, None
         qmp, self._qmp = self._qmp, None
+        self._leave_lan()
         if qmp is not None:
             qmp.close()
         if process is not None:

@@ -50,7 +50,7 @@ def test_an_override_goes_first_and_the_rest_keeps_its_order(
 
 
 def test_command_line_carries_identity_order_and_monitor(tmp_path: Path) -> None:
-    line = " ".join(command_line(spec(tmp_path, ssh_port=2222), BIOS, BootOrder(BootDevice.PXE), 7))
+    line = " ".join(command_line(spec(tmp_path, ssh_port=2222), BIOS, BootOrder(BootDevice.PXE), 7, 8))
     assert "-uuid 00000000-0000-0000-0000-000000000001" in line
     assert "mac=52:54:00:00:00:01" in line
     assert "serial=S1" in line
@@ -58,12 +58,13 @@ def test_command_line_carries_identity_order_and_monitor(tmp_path: Path) -> None
     assert "romfile=/rom,bootindex=0" in line
     assert "hostfwd=tcp:127.0.0.1:2222-:22" in line
     assert "socket,id=qmp,fd=7" in line
+    assert "socket,id=lan0,fd=8" in line
     assert "-m 256" in line
     assert "pflash" not in line
 
 
 def test_uefi_has_its_own_variables_and_more_memory(tmp_path: Path) -> None:
-    line = " ".join(command_line(spec(tmp_path, boot_mode=BootMode.UEFI), UEFI, OWN_ORDER, 7))
+    line = " ".join(command_line(spec(tmp_path, boot_mode=BootMode.UEFI), UEFI, OWN_ORDER, 7, 8))
     assert "readonly=on,file=/code" in line
     assert f"file={tmp_path}/uefi-variables.fd" in line
     assert "-m 512" in line
@@ -71,7 +72,7 @@ def test_uefi_has_its_own_variables_and_more_memory(tmp_path: Path) -> None:
 
 def test_commas_in_paths_do_not_end_an_option(tmp_path: Path) -> None:
     made = spec(tmp_path / "a,b", boot_url="http://h/x?a=1,2")
-    line = " ".join(command_line(made, BIOS, OWN_ORDER, 7))
+    line = " ".join(command_line(made, BIOS, OWN_ORDER, 7, 8))
     assert f"{tmp_path}/a,,b/serial.log" in line
     assert "bootfile=http://h/x?a=1,,2" in line
 
