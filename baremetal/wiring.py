@@ -28,14 +28,17 @@ from starlette.types import ASGIApp
 from baremetal import telemetry
 from baremetal.config import Config, split_listen
 from baremetal.config.settings import ProfileConfig, is_loopback
-from baremetal.drivers.base import BmcCredentials, BmcDriver, BmcUrl, Deadlines
-from baremetal.drivers.registry import open_conversation
+from baremetal.drivers.base import Deadlines
+from baremetal.drivers.process import warm
+from baremetal.drivers.registry import Round, open_conversation
 from baremetal.drivers.ssh import check_login, generate_keypair
 from baremetal.engine.conversations import BmcMemo, Conversations
+from baremetal.engine.conversations import Limits as BmcLimits
 from baremetal.engine.embedded import Embedded, Tick
 from baremetal.engine.engine import Engine
 from baremetal.engine.observations import Observations
 from baremetal.engine.perform import LoginTarget, Performer
+from baremetal.engine.power_watch import WORKERS, PowerWatch
 from baremetal.engine.steady import SteadyClock
 from baremetal.errors import BaremetalError, Refused, Unavailable
 from baremetal.lifecycle.model import Budgets, Fetch, Limits
@@ -53,7 +56,6 @@ from baremetal.service.recipe import Kitchen
 from baremetal.service.servers import Servers, ssh_places
 from baremetal.service.timeline import Timeline
 from baremetal.service.tokens import Tokens
-from baremetal.service.watch import AT_ONCE, PowerWatch
 from baremetal.store.records import RunRecord, ServerRecord
 from baremetal.store.secrets import Secrets, read_or_make
 from baremetal.store.store import Store
@@ -65,7 +67,6 @@ from baremetal.web.protocol import BoundedProtocol
 log = telemetry.logger(__name__)
 
 FLUSH_S = 0.5
-RETENTION = timedelta(days=90)
 RETENTION_EVERY_S = 3600.0
 STOP_S = 5.0
 
@@ -82,6 +83,7 @@ class App:
     control: ASGIApp
     boot: ASGIApp
     ticks: Embedded
+    watch: PowerWatch
     token_file: Path
     pools: list[ThreadPoolExecutor] = field(default_factory=list)
 
@@ -91,11 +93,13 @@ class App:
         self.services.servers.recover()
         self.ticks.start()
         self.pools[0].submit(self.services.profiles.warm_up)
+        self.pools[0].submit(warm)
 
     def stop(self) -> None:
         """End ticks, turns and streams; write what waits; close the database. Idempotent."""
         self.services.timeline.close()
         self.engine.stop()
+        self.watch.stop()
         self.ticks.stop()
         for pool in self.pools:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -133,11 +137,14 @@ def _assemble(
     operators = ThreadPoolExecutor(16, "operator")
     writers = ThreadPoolExecutor(8, "boot-write")
     later = ThreadPoolExecutor(2, "later")
-    watchers = ThreadPoolExecutor(AT_ONCE, "watch")
+    watchers = ThreadPoolExecutor(WORKERS, "watch")
 
     deadlines = Deadlines(config.bmc.connect_s, config.bmc.read_s, config.bmc.write_s)
     conversations = Conversations(
-        lambda url, account: _open(config, url, account, deadlines), _Memory(store), secret=master
+        lambda url, account: open_conversation(url, account, deadlines),
+        _Memory(store),
+        secret=master,
+        limits=_bmc_limits(config),
     )
     login = _Login(private, config.deploy.ssh_user)
     performer = Performer(sleep=time.sleep, login=login, login_deadline_s=config.deploy.ssh_deadline_s)
@@ -186,20 +193,15 @@ def _assemble(
     doors = Doors(config.server.public_url, base, tuple(config.server.trusted_proxies))
     boot_app = BootApp(boot, Media(config.media_dir, _boots(offers)), writers, doors).build()
     control = control_stack(control_app(services, _version()), _hosts(config))
-    watch = PowerWatch(
-        store,
-        engine,
-        watchers,
-        every=timedelta(seconds=config.bmc.observe_interval_s),
-        now=now,
-        heard=timeline.wake,
-    )
+    every_s = config.bmc.observe_interval_s
+    watch = PowerWatch(store, engine, conversations, lambda: Round(deadlines), every_s, watchers)
+    kept = timedelta(days=config.server.keep_observations_days)
     ticks = Embedded(
         [
             Tick("sweep", config.deploy.sweep_interval_s, engine.sweep),
             Tick("observations", FLUSH_S, observations.flush),
-            Tick("power", 1.0, watch.tick),
-            Tick("retention", RETENTION_EVERY_S, lambda: store.drop_observations(now() - RETENTION)),
+            Tick("retention", RETENTION_EVERY_S, lambda: store.drop_observations(now() - kept)),
+            *([Tick("power", watch.every_s, watch.tick)] if every_s else []),
         ]
     )
     return App(
@@ -211,6 +213,7 @@ def _assemble(
         control=control,
         boot=boot_app,
         ticks=ticks,
+        watch=watch,
         token_file=tokens.first(),
         pools=[later, watchers, writers, operators, turns],
     )
@@ -395,8 +398,15 @@ class _Login:
         return check_login(address, port, self.user, self.private, host_keys, deadline_s)
 
 
-def _open(config: Config, url: BmcUrl, account: BmcCredentials, deadlines: Deadlines) -> BmcDriver:
-    return open_conversation(url, account, deadlines)
+def _bmc_limits(config: Config) -> BmcLimits:
+    bmc = config.bmc
+    return BmcLimits(
+        breaker_failures=bmc.breaker_failures,
+        breaker_first_s=bmc.breaker_open_s,
+        breaker_longest_s=bmc.breaker_longest_s,
+        min_interval_s=bmc.min_interval_s,
+        at_once=bmc.max_conversations,
+    )
 
 
 def _locate(port: int) -> Callable[[ServerRecord, RunRecord], LoginTarget]:

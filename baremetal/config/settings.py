@@ -84,6 +84,7 @@ class ServerConfig(_Section):
     trusted_proxies: list[str] = []
     data_dir: str = ""
     templates_dir: str = ""
+    keep_observations_days: Count = 90
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -146,8 +147,6 @@ class LimitsConfig(_Section):
 class DeployConfig(_Section):
     """`[deploy]`: what holds for every deploy."""
 
-    max_concurrent: Count = 50
-    power_on_stagger_s: Seconds = 0.0
     sweep_interval_s: Budget = 1.0
     ssh_authorized_keys: list[PublicKey] = []
     ssh_user: str = "root"
