@@ -40,11 +40,15 @@ class RowsRefused(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the service is and where its token lies; `token` wins over `token_file`."""
+    """Where the service is and where its token lies; `token` wins over `token_file`.
+
+    `is_told`: the address was given, not taken from this host's settings.
+    """
 
     url: str
     token_file: Path | None = None
     token: str | None = None
+    is_told: bool = False
 
     def read_token(self) -> str:
         """Return the token. Raises NotAuthorised saying where it was looked for."""
@@ -56,6 +60,10 @@ class Place:
         try:
             return self.token_file.read_text().strip()
         except FileNotFoundError:
+            if self.is_told:
+                raise NotAuthorised(
+                    f"no token for the service at {self.url}", fix="set BAREMETAL_TOKEN"
+                ) from None
             raise Unavailable(
                 "the service has not been started here yet",
                 seen=f"no {self.token_file}",
@@ -95,7 +103,8 @@ def find_service(
         security["token_file"] = value
     url = env.get("BAREMETAL_URL") or _url(server)
     token_file = Path(security.get("token_file") or _data_dir(server, env) / "control.token").expanduser()
-    return Place(url.rstrip("/"), token_file.absolute(), env.get("BAREMETAL_TOKEN") or None)
+    token = env.get("BAREMETAL_TOKEN") or None
+    return Place(url.rstrip("/"), token_file.absolute(), token, is_told=bool(env.get("BAREMETAL_URL")))
 
 
 def _url(server: Mapping[str, Any]) -> str:

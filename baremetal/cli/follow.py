@@ -5,20 +5,24 @@ Owns the waiting; what it looks like is `live`'s, what it means is `milestones`'
 
 from __future__ import annotations
 
+import bisect
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from baremetal.cli.live import Screen
-from baremetal.cli.milestones import Milestones
+from baremetal.cli.milestones import Milestones, ends_run, parse_time
 from baremetal.client import Client, server_path
 from baremetal.errors import BaremetalError, Unavailable, Unknown
 
 _TICK_S = 0.2
 _LOOK_S = 2.0
 _MOST_NAMED = 100
+# Requests seen are recorded up to half a second after they came: rows wait so long for their place.
+_SORT_S = 0.7
 Item = Mapping[str, Any] | BaremetalError | None
 
 
@@ -33,6 +37,7 @@ class Follower:
         self._reader: threading.Thread | None = None
         self._looked = 0.0
         self._stale = True
+        self._sorting: list[tuple[datetime, int, float, Mapping[str, Any]]] = []
         self.told: dict[str, Milestones] = {}
 
     def begin(self, name: str, run: int) -> None:
@@ -58,8 +63,22 @@ class Follower:
             for item in self._arrived():
                 if isinstance(item, BaremetalError):
                     raise item
-                if item is not None:
-                    self._feed(item)
+                if item is not None and item["server"] in self.told:
+                    entry = (parse_time(item["at"]), int(item["id"]), time.monotonic(), item)
+                    bisect.insort(self._sorting, entry, key=lambda one: one[:2])
+            self._release()
+
+    def _release(self) -> None:
+        """Feed what has waited long enough, in the order of what happened; of a run that has ended, all."""
+        ready = time.monotonic() - _SORT_S
+        over = {one[3]["server"] for one in self._sorting if ends_run(one[3])}
+        late = max(
+            (at for at, one in enumerate(self._sorting) if one[2] <= ready or one[3]["server"] in over),
+            default=-1,
+        )
+        due, self._sorting = self._sorting[: late + 1], self._sorting[late + 1 :]
+        for one in due:
+            self._feed(one[3])
 
     def _arrived(self) -> Iterable[Item]:
         try:
@@ -123,15 +142,12 @@ def tell_run(client: Client, screen: Screen, name: str, run: int) -> Milestones:
     """Show a run as far as it is recorded, without waiting for more."""
     past = client.get(server_path(name, "timeline"), run=run)
     told = Milestones(name, run, past.get("profile") or "", past.get("disks") or ())
-    after = past["marks"][0]["id"] - 1 if past["marks"] else 0
-    while not told.ended:
-        page = client.get(server_path(name, "events"), after=after, limit=1000)["events"]
-        if not page:
-            break
-        for event in page:
+    if past["marks"]:
+        after = past["marks"][0]["id"] - 1
+        page = client.get(server_path(name, "events"), after=after, limit=5000)["events"]
+        for event in sorted(page, key=lambda event: (parse_time(event["at"]), event["id"])):
             if rows := told.feed(event):
                 screen.add(told, rows)
-        after = page[-1]["id"]
     if told.ended:
         screen.finish(told)
     return told

@@ -104,7 +104,7 @@ class Milestones:
         if self.started_at is None:
             self.started_at = self._last = at
         added = [self._row(event, at, *told)]
-        if kind == "decision" and self._has_ended(event):
+        if ends_run(event):
             added += self._end(event, at)
         return added
 
@@ -161,7 +161,7 @@ class Milestones:
             case "did":
                 return self._done(event, body)
             case "failed":
-                if self._has_ended(event):
+                if ends_run(event):
                     return self._fail(note)
                 return Mark.WARN, "trying again", note, f"retry-{body.get('step')}"
             case "heard":
@@ -171,7 +171,7 @@ class Milestones:
                 title = "boot script fetched" + (" again" if again else "")
                 return (Mark.WARN if again else Mark.DONE), title, str(body.get("address") or "")
             case "overdue":
-                if self._has_ended(event):
+                if ends_run(event):
                     return self._fail(note)
                 if "the run is closed" in note:
                     return self._close(note.partition("; the run is closed")[0])
@@ -204,7 +204,7 @@ class Milestones:
         note = str(event["note"])
         match body.get("signal"):
             case "install-started":
-                if self._has_ended(event):
+                if ends_run(event):
                     return self._fail(note)
                 return Mark.DONE, "go", self._disk(str(body.get("disk") or ""))
             case "progress":
@@ -256,11 +256,6 @@ class Milestones:
         self.code, self.reason = split_code(text)
         return Mark.FAIL, "failed", text
 
-    def _has_ended(self, event: Mapping[str, Any]) -> bool:
-        state = event.get("to_state")
-        before = event.get("from_state")
-        return bool(state) and state not in _MOVING and before != state
-
     def _end(self, event: Mapping[str, Any], at: datetime) -> list[Row]:
         self.ended = str(event["to_state"])
         flow = WORKFLOWS.get(Verb(self.verb)) if self.verb in tuple(Verb) else None
@@ -283,6 +278,12 @@ class Milestones:
                 size = f"{human_size(int(disk['size']))}" if disk.get("size") else ""
                 return " · ".join(part for part in (name, str(disk.get("serial") or ""), size) if part)
         return name
+
+
+def ends_run(event: Mapping[str, Any]) -> bool:
+    """Whether a run ended with this event: it left the moving states."""
+    state, before = event.get("to_state"), event.get("from_state")
+    return event["kind"] == "decision" and bool(state) and state not in _MOVING and before in _MOVING
 
 
 def waiting_for(server: Mapping[str, Any]) -> str:
