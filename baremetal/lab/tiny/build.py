@@ -9,7 +9,7 @@ The installer can be told to fail the way real ones do, by the kernel argument `
 | mode | what happens |
 |---|---|
 | `no-disk` | the machine has no disk: the %pre script sees none |
-| `pre` | a %pre script fails before the kickstart's own: %onerror, stops |
+| `pre` | a %pre script fails after the kickstart's own (after go, before any write): %onerror, stops |
 | `hang` | after the %pre scripts (after go) nothing more happens |
 | `panic` | the kernel panics there, and stays so |
 | `reboot` | the machine reboots by itself there |

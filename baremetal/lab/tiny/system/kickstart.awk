@@ -33,14 +33,15 @@ function split_words(text, separator,    result, word, quote, i, c, open) {
 }
 
 function include(path,    line, status) {
-    if (++depth > 5) fault("%include goes in circles: " path)
+    if (path in reading) fault("%include goes in circles: " path)
+    reading[path] = 1
     while ((status = (getline line <path)) > 0) {
         if (line ~ /^%include[ \t]/) { sub(/^%include[ \t]+/, "", line); sub(/[ \t]+$/, "", line); include(line) }
         else print line
     }
     if (status < 0) fault("cannot %include " path)
     close(path)
-    depth--
+    delete reading[path]
 }
 
 BEGIN { separator = sprintf("%c", 31) }
