@@ -16,17 +16,16 @@ from pathlib import Path
 def is_running(pid: int, *words: str) -> bool:
     """Say whether this process exists, has not ended, and was started with all of these words as whole arguments."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return False
-    ended = stat.rpartition(")")[2].split()[0] in ("Z", "X")
-    return not ended and all(word in arguments for word in words)
+    return _started(pid) is not None and all(word in arguments for word in words)
 
 
 def end(pid: int, *words: str, grace_s: float) -> bool:
     """End a process of ours: ask, wait, then kill. Return whether there was one. Idempotent."""
-    if not is_running(pid, *words):
+    started = _started(pid)
+    if started is None or not is_running(pid, *words):
         return False
     for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
         with contextlib.suppress(ProcessLookupError):
@@ -35,10 +34,19 @@ def end(pid: int, *words: str, grace_s: float) -> bool:
         while time.monotonic() < deadline:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
-            if not is_running(pid, *words):
+            if _started(pid) != started:  # not `is_running`: one that is ending has no arguments any more
                 return True
             time.sleep(0.05)
     return True
+
+
+def _started(pid: int) -> str | None:
+    """Return when a process started, in the kernel's ticks; None when there is none or it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in ("Z", "X") else fields[19]
 
 
 def read_pid(path: Path) -> int | None:

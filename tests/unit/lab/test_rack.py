@@ -98,8 +98,11 @@ def test_stale_process_id_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_a_process_is_ended_only_when_it_is_the_one_we_mean() -> None:
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "lab-test"])
+    code = "import time; print(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code, "lab-test"], stdout=subprocess.PIPE)
     try:
+        assert process.stdout
+        process.stdout.readline()  # before its first word it may have no arguments yet
         assert is_running(process.pid, "lab-test")
         assert not is_running(process.pid, "lab")
         assert not end(process.pid, "other", grace_s=1)
@@ -109,7 +112,7 @@ def test_a_process_is_ended_only_when_it_is_the_one_we_mean() -> None:
         assert not end(process.pid, "lab-test", grace_s=1)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_process_that_ignores_the_request_is_killed() -> None:
