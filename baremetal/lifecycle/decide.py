@@ -315,7 +315,7 @@ def _asked_go(server: Server, run: Run, event: Heard, now: datetime) -> Decision
         if Signal.INSTALL_COMPLETE in run.heard:
             return _refused(server, "go asked for after install-complete")
         if event.boot_id == run.go.boot_id:
-            return _noop(server, "go, repeated for the same boot", Reply.GO)
+            return _repeated_go(server, run, run.go, event)
         if run.reboots:
             return _refused(server, "go asked for by another boot; it was given already")
         failed = _fail(server, "BM405 rebooted during install: go was asked for by another boot", now)
@@ -331,8 +331,20 @@ def _asked_go(server: Server, run: Run, event: Heard, now: datetime) -> Decision
         heard=run.heard | {Signal.INSTALL_STARTED},
         last_sign=f"go for disk {event.disk}" if event.disk else "go",
     )
-    decision = _resume(server, given, f"go: run {run.number} may write to {event.disk or 'its disk'}", now)
+    what = f"may write to {event.disk}" if event.disk else "may begin; it names its disk before it writes"
+    decision = _resume(server, given, f"go: run {run.number} {what}", now)
     return replace(decision, reply=Reply.GO)
+
+
+def _repeated_go(server: Server, run: Run, go: Go, event: Heard) -> Decision:
+    """The same boot asks again: it missed the reply, or it knows its disk only now (the Debian installer's partman)."""
+    if not event.disk or event.disk == go.disk:
+        return _noop(server, "go, repeated for the same boot", Reply.GO)
+    if go.disk:
+        return _refused(server, f"go was given for {go.disk}; {event.disk} is another disk")
+    named = server.with_run(go=replace(go, disk=event.disk), last_sign=f"go for disk {event.disk}")
+    note = f"go: run {run.number} may write to {event.disk}"
+    return replace(_changed(server, named, note), reply=Reply.GO)
 
 
 def _fetched(server: Server, event: Fetched, now: datetime) -> Decision:

@@ -70,7 +70,8 @@ class Watch:
             check(after.run.number == before.run.number, "I10", "a run was replaced while it was open")
         check(after.fence >= before.fence, "I11", "the fence went down")
         if before.run is not None and before.run.go is not None and after.run is not None:
-            check(after.run.go == before.run.go, "I3", "go was given twice")
+            same = after.run.go is not None and after.run.go.boot_id == before.run.go.boot_id
+            check(same, "I3", "go was given twice")
         if after.state in MOVING and not after.maintenance:
             check(after.run is not None and after.run.deadline is not None, "I9", "moving without a deadline")
         if after.state in (ProvisionState.ERROR, ProvisionState.DEPLOY_FAILED):

@@ -94,7 +94,7 @@ def serve_a_script_after_go(world: World) -> None:
         run = look.record.life.run if look.record is not None else None
         if look.record is None or run is None or run.go is None or run.closing:
             return honest(look)
-        return world.kitchen.script(world.recipe(), look.record, run.number, look.machine.base)
+        return world.kitchen.script(world.recipe(), look.record.id, run.number, look.machine.base)
 
     world.boot.settle = settle  # type: ignore[method-assign]
 

@@ -266,6 +266,19 @@ def test_go_is_repeated_for_the_same_boot_only() -> None:
     assert (again.reply, again.server) == (Reply.GO, server)
 
 
+def test_go_names_its_disk_once_and_no_other_afterwards() -> None:
+    """I18: the Debian installer asks before it knows its disks, and once more when it has chosen."""
+    early = heard(at("deploy/started"), Signal.INSTALL_STARTED, disk="")
+    assert early.reply is Reply.GO
+    named = heard(early.server, Signal.INSTALL_STARTED, disk="sda")
+    assert (named.reply, named.outcome) == (Reply.GO, Outcome.CHANGED)
+    assert named.server.run is not None
+    assert named.server.run.go is not None
+    assert named.server.run.go.disk == "sda"
+    assert heard(named.server, Signal.INSTALL_STARTED, disk="sda").outcome is Outcome.NOOP
+    assert heard(named.server, Signal.INSTALL_STARTED, disk="sdb").reply is Reply.REFUSED
+
+
 def test_go_needs_a_boot_id() -> None:
     assert heard(at("deploy/started"), Signal.INSTALL_STARTED, boot_id="").reply is Reply.REFUSED
 
