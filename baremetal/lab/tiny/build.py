@@ -33,6 +33,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ _KERNEL = "linux-image-cloud-amd64"
 _PACKAGES = ("busybox-static", "dropbear-bin", "grub-efi-amd64-signed", "shim-signed", "syslinux-common")
 _BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio-rng")
 _ROOT_MODULES = ("evdev", "button")
+_KEPT_S = 24 * 3600.0
 _SCRIPTS = Path(__file__).parent / "system"
 _LIBRARY_NAME = re.compile(rb"(ld-linux-[\w.-]+|lib[\w+.-]+?\.so[.\d]*)\0")
 
@@ -86,7 +88,9 @@ def build(cache_dir: Path) -> TinyMedia:
     folder = cache_dir / f"{scripts}-{versions[:12]}"
     with _locked(cache_dir / "lock"):
         if not folder.is_dir():
-            _build_beside(folder, packages.fetch(wanted, cache_dir / "packages"))
+            files = packages.fetch(wanted, cache_dir / "packages")
+            _build_beside(folder, files)
+            _forget_older(folder, files)
     return _media(folder)
 
 
@@ -103,13 +107,13 @@ def _digest_scripts() -> str:
 
 
 def _locate_packages() -> tuple[packages.Package, ...]:
-    kernels = [name for name in packages.depends_of(_KERNEL) if name.startswith("linux-image-")]
-    libraries = packages.depends_of("dropbear-bin")
-    # libtomcrypt's own number library is the one indirect dependency.
-    indirect = [name for name in packages.depends_of("libtomcrypt1") if name.startswith("lib")]
+    # libtomcrypt's own number library is the one indirect dependency of sshd.
+    depends = packages.depends_of(_KERNEL, "dropbear-bin", "libtomcrypt1")
+    kernels = [name for name in depends[_KERNEL] if name.startswith("linux-image-")]
     if not kernels:
         raise LabError(f"apt knows no {_KERNEL}", fix="run: apt-get update")
-    return packages.locate(sorted({kernels[0], *libraries, *indirect, *_PACKAGES}))
+    indirect = [name for name in depends["libtomcrypt1"] if name.startswith("lib")]
+    return packages.locate(sorted({kernels[0], *depends["dropbear-bin"], *indirect, *_PACKAGES}))
 
 
 @contextmanager
@@ -130,6 +134,18 @@ def _build_beside(folder: Path, files: Iterable[Path]) -> None:
         finished.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _forget_older(newest: Path, files: Iterable[Path]) -> None:
+    """Remove what no run of today can still use: builds and packages older than a day. Who serves files links them."""
+    keep = {newest, *files}
+    for path in [*newest.parent.glob("*-*"), *(newest.parent / "packages").iterdir()]:
+        if path in keep or time.time() - path.stat().st_mtime < _KEPT_S:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _assemble(unpacked: Path, work: Path, finished: Path) -> None:

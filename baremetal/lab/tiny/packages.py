@@ -17,7 +17,7 @@ from pathlib import Path
 from baremetal.errors import LabError
 
 _URI = re.compile(r"^'[^']+' (?P<file>\S+) (?P<size>\d+) (?P<digest>\S*)$")
-_DEPENDS = re.compile(r"^\s*Depends: (?P<name>[a-z0-9][a-z0-9+.-]*)$", re.MULTILINE)
+_DEPENDS = re.compile(r"^\s*Depends: (?P<name>[a-z0-9][a-z0-9+.-]*)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,16 @@ class Package:
     digest: str
 
 
-def depends_of(name: str) -> tuple[str, ...]:
-    """Name the packages that `name` directly depends on."""
-    return tuple(_DEPENDS.findall(_run(["apt-cache", "depends", "--important", name])))
+def depends_of(*names: str) -> dict[str, list[str]]:
+    """Name the packages that each of `names` directly depends on; virtual ones are left out."""
+    found: dict[str, list[str]] = {name: [] for name in names}
+    current = ""
+    for line in _run(["apt-cache", "depends", "--important", *names]).splitlines():
+        if line in found:
+            current = line
+        elif current and (match := _DEPENDS.match(line)):
+            found[current].append(match["name"])
+    return found
 
 
 def locate(names: Sequence[str]) -> tuple[Package, ...]:
