@@ -31,7 +31,6 @@ from baremetal.config.settings import ProfileConfig, is_loopback
 from baremetal.drivers.base import Deadlines
 from baremetal.drivers.process import warm
 from baremetal.drivers.registry import Round, open_conversation
-from baremetal.drivers.ssh import check_login, generate_keypair
 from baremetal.engine.conversations import BmcMemo, Conversations
 from baremetal.engine.conversations import Limits as BmcLimits
 from baremetal.engine.embedded import Embedded, Tick
@@ -395,6 +394,9 @@ class _Login:
     user: str = "root"
 
     def __call__(self, address: str, port: int, host_keys: Any, deadline_s: float) -> str:
+        # paramiko takes long to import, and most processes never log in anywhere
+        from baremetal.drivers.ssh import check_login
+
         return check_login(address, port, self.user, self.private, host_keys, deadline_s)
 
 
@@ -465,6 +467,8 @@ def _proof_key(path: Path) -> tuple[str, str]:
 
 
 def _pair(path: Path) -> bytes:
+    from baremetal.drivers.ssh import generate_keypair
+
     pair = generate_keypair("baremetal-proof")
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.with_suffix(".pub").write_text(pair.public + "\n")
