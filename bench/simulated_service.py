@@ -1,0 +1,29 @@
+"""A service with simulated BMCs plugged into its own process: `python -m bench.simulated_service serve --config FILE`.
+
+Is the ordinary service in everything else. Takes the words that `baremetal` takes, so that `bench/service.py` starts
+either; how many BMCs there are is in BENCH_SERVERS.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    # inside the function, as in baremetal/__main__.py: conversation children import this module again
+    from baremetal.config import load
+    from baremetal.drivers import sim
+    from baremetal.sim.bmc import SimulatedBmc
+    from baremetal.sim.chassis import DummyChassis
+    from baremetal.wiring import serve
+
+    for number in range(int(os.environ["BENCH_SERVERS"])):
+        sim.plug(f"bmc-{number}", SimulatedBmc(DummyChassis(), time.monotonic), time.sleep)
+    serve(load(Path(sys.argv[sys.argv.index("--config") + 1])))
+
+
+if __name__ == "__main__":
+    main()
