@@ -405,11 +405,14 @@ bm_complete || bm_refuse post "nobody took the news that the install is complete
 BM_LATE
 cat >"$BM_TMP/bm-watch.sh" <<'BM_WATCH'
 # Runs beside the installer, which has no hook for failure: its own log says which step it is at and whether one failed.
-BM_TMP=${BM_TMP:-/tmp}
-. "$BM_TMP/bm-report.sh"
+bm_installer=${BM_TMP:-/tmp}
+. "$bm_installer/bm-report.sh"
+# Its own files, so that no answer of its calls is taken for one of the installer's.
+BM_TMP=$bm_installer/bm-watch
+mkdir -p "$BM_TMP"
 bm_syslog=${BM_SYSLOG:-/var/log/syslog}
 bm_seen=''
-while [ ! -e "$BM_TMP/bm-done" ]; do
+while [ ! -e "$bm_installer/bm-done" ]; do
     sleep "$BM_PAUSE"
     bm_step=$(sed -n "s/.*Menu item '\([a-z0-9-]*\)' selected.*/\1/p" "$bm_syslog" | tail -n 1)
     bm_bad=$(sed -n "s/.*Menu item '\([a-z0-9-]*\)' failed.*/\1/p" "$bm_syslog" | tail -n 1)
