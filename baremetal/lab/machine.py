@@ -33,8 +33,8 @@ from baremetal.lab.qmp import QmpClient, QmpClosed
 from baremetal.lifecycle.model import BootDevice, BootMode
 from baremetal.sim.chassis import OWN_ORDER, BootOrder
 
-START_S = 30.0
-_STOP_S = 5.0
+START_S = 60.0
+_STOP_S = 10.0
 _WATCH_S = 30.0
 _GLANCE_S = 0.1
 _PROMPT = b"for the iPXE command line"

@@ -34,7 +34,7 @@ class QmpEvent:
 class QmpClient:
     """One conversation with one QEMU, for one thread. Events that arrive while a reply is awaited are kept in order."""
 
-    def __init__(self, connected: socket.socket, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, connected: socket.socket, *, timeout_s: float = 30.0) -> None:
         self._socket = connected
         self._timeout_s = timeout_s
         self._buffer = bytearray()

@@ -28,8 +28,8 @@ from baremetal.lab.vbmc import LOCK, LOG, PID, STATE, STATUS, read_state, write_
 from baremetal.lifecycle.model import BootDevice, BootMode
 
 _MODULE = "baremetal.lab.vbmc"
-_UP_S = 20.0
-_DOWN_S = 15.0
+_UP_S = 60.0
+_DOWN_S = 30.0
 MIXED = "mixed"
 
 

@@ -121,13 +121,13 @@ def test_power_soft_off_and_status(rack: Rack, server: VirtualServer, client: st
     assert power(rack, server) == ["off"] * 4
     power_by(client, rack, server, "on")
     assert power(rack, server) == ["on"] * 4
-    wait_until(lambda: text_of(server.serial_log).count(DISK_GREETING) > greeted, 20, "the disk's system")
+    wait_until(lambda: text_of(server.serial_log).count(DISK_GREETING) > greeted, 40, "the disk's system")
     power_by(client, rack, server, "reset")
     wait_until(
-        lambda: text_of(server.serial_log).count(DISK_GREETING) > greeted + 1, 20, "the disk's system again"
+        lambda: text_of(server.serial_log).count(DISK_GREETING) > greeted + 1, 40, "the disk's system again"
     )
     power_by(client, rack, server, "soft")
-    wait_until(lambda: rack.status()[0].power == "off", 10, "off")
+    wait_until(lambda: rack.status()[0].power == "off", 30, "off")
     assert power(rack, server) == ["off"] * 4
     power_by(client, rack, server, "on")
     power_by(client, rack, server, "off")

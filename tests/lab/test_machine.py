@@ -89,14 +89,14 @@ def test_firmware_tells_the_boot_host_who_it_is(make: MakeMachine, host: BootHos
 def test_own_order_boots_the_disk_and_never_asks_the_network(make: MakeMachine, host: BootHost) -> None:
     machine = make()
     machine.power_on(OWN_ORDER)
-    wait_until(lambda: greetings(machine), 20, "the system on the disk")
+    wait_until(lambda: greetings(machine), 40, "the system on the disk")
     assert not host.requests
 
 
 def test_network_first_firmware_reaches_its_disk_when_told_to_exit(make: MakeMachine, host: BootHost) -> None:
     machine = make(own_order=(BootDevice.PXE, BootDevice.DISK))
     machine.power_on(OWN_ORDER)
-    wait_until(lambda: greetings(machine), 30, "the system on the disk")
+    wait_until(lambda: greetings(machine), 45, "the system on the disk")
     assert len(host.requests) == 1
 
 
@@ -106,7 +106,7 @@ def test_override_for_one_boot_does_not_survive_the_guests_own_reboot(
     host.script = b"#!ipxe\nreboot\n"
     machine = make()
     machine.power_on(ONCE_PXE)
-    wait_until(lambda: greetings(machine), 30, "the system on the disk")
+    wait_until(lambda: greetings(machine), 45, "the system on the disk")
     assert len(host.requests) == 1
     assert machine.boots == 2
     assert machine.is_on
@@ -137,9 +137,9 @@ def test_each_reboot_asks_for_its_order(make: MakeMachine, host: BootHost) -> No
 def test_reset_takes_the_override(make: MakeMachine, host: BootHost) -> None:
     machine = make()
     machine.power_on(OWN_ORDER)
-    wait_until(lambda: greetings(machine), 20, "the system on the disk")
+    wait_until(lambda: greetings(machine), 40, "the system on the disk")
     machine.reset(ONCE_PXE)
-    wait_until(lambda: host.requests, 20, "the network")
+    wait_until(lambda: host.requests, 40, "the network")
     assert machine.boots == 2
     assert machine.is_on
 
@@ -148,18 +148,18 @@ def test_soft_off_is_the_guests_decision(make: MakeMachine, host: BootHost) -> N
     host.script = b"#!ipxe\nsleep 60\n"
     machine = make()
     machine.power_on(ONCE_PXE)
-    wait_until(lambda: host.requests, 20, "the network")
+    wait_until(lambda: host.requests, 40, "the network")
     machine.soft_off()  # a boot loader does not look at the button
     with pytest.raises(AssertionError):
         wait_until(lambda: not machine.is_on, 1, "off")
     machine.reset(OWN_ORDER)
-    wait_until(lambda: greetings(machine), 20, "the system on the disk")
+    wait_until(lambda: greetings(machine), 40, "the system on the disk")
     machine.soft_off()
-    wait_until(lambda: not machine.is_on, 10, "off")
-    wait_until(lambda: machine.pid is None, 5, "QEMU gone")
+    wait_until(lambda: not machine.is_on, 30, "off")
+    wait_until(lambda: machine.pid is None, 40, "QEMU gone")
     assert machine.last_error == ""
     machine.power_on(OWN_ORDER)
-    wait_until(lambda: greetings(machine) == 2, 20, "the system on the disk, again")
+    wait_until(lambda: greetings(machine) == 2, 40, "the system on the disk, again")
 
 
 def test_power_off_is_immediate_and_repeatable(make: MakeMachine) -> None:
@@ -168,33 +168,33 @@ def test_power_off_is_immediate_and_repeatable(make: MakeMachine) -> None:
     machine.power_off()
     machine.power_on(OWN_ORDER)
     seen.append(machine.is_on)
-    pid = wait_until(lambda: machine.pid, 10, "QEMU")
+    pid = wait_until(lambda: machine.pid, 30, "QEMU")
     machine.power_off()
     machine.power_off()
     seen.append(machine.is_on)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 5, "QEMU gone")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 40, "QEMU gone")
     machine.power_on(OWN_ORDER)
     machine.power_off()
     machine.power_on(OWN_ORDER)
     seen.append(machine.is_on)
     assert seen == [True, False, True]
-    wait_until(lambda: greetings(machine), 20, "the system on the disk")
+    wait_until(lambda: greetings(machine), 40, "the system on the disk")
 
 
 def test_qemu_that_dies_is_a_machine_that_lost_power(make: MakeMachine) -> None:
     machine = make()
     machine.power_on(OWN_ORDER)
-    pid = wait_until(lambda: machine.pid, 10, "QEMU")
+    pid = wait_until(lambda: machine.pid, 30, "QEMU")
     assert pid
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not machine.is_on, 5, "off")
+    wait_until(lambda: not machine.is_on, 40, "off")
     assert "QEMU" in machine.last_error
 
 
 def test_what_qemu_refuses_is_told(make: MakeMachine) -> None:
     machine = make(more_arguments=("-device", "no-such-device"))
     machine.power_on(OWN_ORDER)
-    wait_until(lambda: not machine.is_on, 10, "off")
+    wait_until(lambda: not machine.is_on, 30, "off")
     assert "no-such-device" in machine.last_error
 
 
@@ -202,7 +202,7 @@ def test_close_leaves_no_process_thread_or_descriptor(make: MakeMachine) -> None
     before = len(os.listdir("/proc/self/fd"))
     machine = make()
     machine.power_on(OWN_ORDER)
-    pid = wait_until(lambda: machine.pid, 10, "QEMU")
+    pid = wait_until(lambda: machine.pid, 30, "QEMU")
     machine.close()
     machine.close()
     assert not Path(f"/proc/{pid}").exists()

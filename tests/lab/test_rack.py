@@ -52,7 +52,7 @@ def ipmitool(rack: Rack, server: VirtualServer, *words: str) -> str:
         env=os.environ | {"IPMI_PASSWORD": rack.password},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=40,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -76,7 +76,7 @@ def rack_pid(rack: Rack) -> int:
 
 def guest_pid(rack: Rack) -> int:
     """Wait for the only guest's process. An ended one may stay as a zombie where nobody reaps: not a running one."""
-    pid = wait_until(lambda: only(rack).pid, 10, "QEMU")
+    pid = wait_until(lambda: only(rack).pid, 30, "QEMU")
     assert pid
     return pid
 
@@ -93,7 +93,7 @@ def test_up_and_down_leave_nothing_behind(rack: Rack) -> None:
     assert rack_pid(rack) == pid
     for server in servers:
         ipmitool(rack, server, "power", "on")
-    wait_until(lambda: all(status.pid for status in rack.status()), 10, "both guests")
+    wait_until(lambda: all(status.pid for status in rack.status()), 30, "both guests")
     guests = [status.pid for status in rack.status()]
     rack.down()
     rack.down()
@@ -109,12 +109,12 @@ def test_machine_behind_the_bmc_boots_and_reboots_as_its_flags_say(rack: Rack, h
     os.truncate(server.disk.path, 8 << 20)
     ipmitool(rack, server, "chassis", "bootdev", "pxe")
     ipmitool(rack, server, "power", "on")
-    wait_until(lambda: DISK_GREETING in text_of(server.serial_log), 30, "the disk's system after the reboot")
+    wait_until(lambda: DISK_GREETING in text_of(server.serial_log), 45, "the disk's system after the reboot")
     assert len(host.requests) == 1
     assert only(rack).boots == 2
     assert "is on" in ipmitool(rack, server, "power", "status")
     ipmitool(rack, server, "power", "soft")
-    wait_until(lambda: "is off" in ipmitool(rack, server, "power", "status"), 10, "off")
+    wait_until(lambda: "is off" in ipmitool(rack, server, "power", "status"), 30, "off")
 
 
 def test_a_guest_that_reboots_finds_the_flags_set_meanwhile(rack: Rack, host: BootHost) -> None:
@@ -123,9 +123,9 @@ def test_a_guest_that_reboots_finds_the_flags_set_meanwhile(rack: Rack, host: Bo
     server.disk.path.write_bytes(boot_sector())
     os.truncate(server.disk.path, 8 << 20)
     ipmitool(rack, server, "power", "on")
-    wait_until(lambda: host.requests, 20, "the network")
+    wait_until(lambda: host.requests, 40, "the network")
     ipmitool(rack, server, "chassis", "bootdev", "disk", "options=persistent")
-    wait_until(lambda: DISK_GREETING in text_of(server.serial_log), 30, "the disk's system after the reboot")
+    wait_until(lambda: DISK_GREETING in text_of(server.serial_log), 45, "the disk's system after the reboot")
     assert len(host.requests) == 1
 
 
@@ -136,7 +136,7 @@ def test_killed_process_takes_its_guests_along_and_the_rack_comes_up_again(
     ipmitool(rack, server, "power", "on")
     guest = guest_pid(rack)
     os.kill(rack_pid(rack), signal.SIGKILL)
-    wait_until(lambda: not rack.is_running, 5, "the end of the rack's process")
+    wait_until(lambda: not rack.is_running, 20, "the end of the rack's process")
     assert only(rack).power == "unknown"
     (again,) = rack.up(boot_url=host.url)
     assert again == server
@@ -161,7 +161,7 @@ def test_down_ends_a_guest_that_nobody_owns(rack: Rack, monkeypatch: pytest.Monk
     guest = guest_pid(rack)
     pid_file = server.machine().pid_file
     os.kill(rack_pid(rack), signal.SIGKILL)
-    wait_until(lambda: not rack.is_running, 5, "the end of the rack's process")
+    wait_until(lambda: not rack.is_running, 20, "the end of the rack's process")
     assert is_running(guest, "-pidfile", str(pid_file))
     rack.down()
     assert not is_running(guest)
@@ -170,7 +170,7 @@ def test_down_ends_a_guest_that_nobody_owns(rack: Rack, monkeypatch: pytest.Monk
 def test_disks_are_kept_on_request(rack: Rack) -> None:
     (server,) = rack.up(boot_url=NO_HOST)
     ipmitool(rack, server, "power", "on")
-    wait_until(lambda: only(rack).pid, 10, "QEMU")
+    wait_until(lambda: only(rack).pid, 30, "QEMU")
     rack.down(keep=True)
     assert not rack.is_running
     assert server.disk.path.exists()
@@ -205,4 +205,4 @@ def test_attached_rack_ends_with_its_owner(rack: Rack) -> None:
     finally:
         owner.kill()
         owner.wait()
-    wait_until(lambda: not rack.is_running, 10, "the end of the rack's process")
+    wait_until(lambda: not rack.is_running, 30, "the end of the rack's process")
