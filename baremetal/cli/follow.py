@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,8 +19,10 @@ from baremetal.cli.milestones import Milestones, ends_run, parse_time
 from baremetal.client import Client, server_path
 from baremetal.errors import BaremetalError, Unavailable, Unknown
 
-_TICK_S = 0.2
+_TICK_S = 0.12
 _LOOK_S = 2.0
+_WORDS = 3
+_ERROR = re.compile(r"\b(error|fail(ed|ure)?|cannot|fatal)\b", re.IGNORECASE)
 _MOST_NAMED = 100
 # Requests seen are recorded up to half a second after they came: rows wait so long for their place.
 _SORT_S = 0.7
@@ -67,6 +70,7 @@ class Follower:
                     entry = (parse_time(item["at"]), int(item["id"]), time.monotonic(), item)
                     bisect.insort(self._sorting, entry, key=lambda one: one[:2])
             self._release()
+            self._screen.tick()
 
     def _release(self) -> None:
         """Feed what has waited long enough, in the order of what happened; of a run that has ended, all."""
@@ -101,12 +105,12 @@ class Follower:
             self._screen.add(told, rows)
             self._stale = True
         if told.is_over():
-            self._screen.finish(told)
+            self._screen.finish(told, last_words(self._client, told))
 
     def _look(self) -> None:
         """Ask how the servers stand: after news soon, else every few seconds."""
         now = time.monotonic()
-        if now - self._looked < (_TICK_S if self._stale else _LOOK_S):
+        if now - self._looked < (_SORT_S / 3 if self._stale else _LOOK_S):
             return
         self._looked, self._stale = now, False
         names = [told.server for told in self.open]
@@ -149,5 +153,21 @@ def tell_run(client: Client, screen: Screen, name: str, run: int) -> Milestones:
             if rows := told.feed(event):
                 screen.add(told, rows)
     if told.ended:
-        screen.finish(told)
+        screen.finish(told, last_words(client, told))
     return told
+
+
+def last_words(client: Client, told: Milestones) -> list[str]:
+    """Return the lines of a failed run's uploaded logs that say most: those that speak of errors, else the last."""
+    if not told.failed:
+        return []
+    try:
+        logs = client.get(server_path(told.server, "logs"), run=told.run)["logs"]
+    except BaremetalError:
+        return []
+    for entry in reversed(logs):
+        lines = [line.strip() for line in entry["text"].splitlines() if line.strip()]
+        speaking = [line for line in lines if _ERROR.search(line)]
+        if speaking or lines:
+            return [line[:200] for line in (speaking or lines)[-_WORDS:]]
+    return []

@@ -30,7 +30,6 @@ _SIGNS = {
     Mark.END: ("●", "bold green"),
 }
 _TITLE = 28
-_REFRESH = 8
 
 
 def console_for(stream: TextIO) -> Console:
@@ -49,7 +48,7 @@ def console_for(stream: TextIO) -> Console:
 
 
 class Screen:
-    """The rows of some servers as they come. Use as a context; `row` and `status` may be called from one thread."""
+    """The rows of some servers as they come. Use as a context; all methods belong to one thread, but `lost`."""
 
     def __init__(self, names: Sequence[str], stream: TextIO | None = None) -> None:
         self.console = console_for(stream or sys.stdout)
@@ -69,13 +68,14 @@ class Screen:
             self._live = Live(
                 console=self.console,
                 get_renderable=self._bottom,
-                refresh_per_second=_REFRESH,
+                # Drawn by `tick`, in the thread that prints: two threads' lines may overtake each other.
+                auto_refresh=False,
                 transient=True,
                 vertical_overflow="crop",
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
-            self._live.start()
+            self._live.start(refresh=True)
         return self
 
     def __exit__(
@@ -85,10 +85,20 @@ class Screen:
 
     def close(self) -> None:
         """Stop drawing; what is shown stays. Idempotent."""
+        if self._live is None:
+            return
         self._flush()
+        self._live.stop()
+        self._live = None
+        if self._many:
+            for name in self.names:
+                if name not in self._ended:
+                    self._line(self._summary(name))
+
+    def tick(self) -> None:
+        """Draw what moves; to be called several times a second."""
         if self._live is not None:
-            self._live.stop()
-            self._live = None
+            self._live.refresh()
 
     # -- what comes in --
 
@@ -119,8 +129,8 @@ class Screen:
         """Say that the service is away; "" once it is back."""
         self._lost = problem
 
-    def finish(self, told: Milestones) -> None:
-        """Say how a run ended: one line, or for a failure all that helps."""
+    def finish(self, told: Milestones, said: Sequence[str] = ()) -> None:
+        """Say how a run ended: one line, or for a failure all that helps; `said` are the installer's last lines."""
         self._told[told.server] = told
         self._ended.add(told.server)
         self._flush(told.server)
@@ -154,6 +164,7 @@ class Screen:
             pairs.append(
                 ("last sign", f"{last.title} {last.detail}".strip() + f", at {human_time(last.since_s)}")
             )
+        pairs += [("its log" if at == 0 else "", line) for at, line in enumerate(said)]
         step = next_step(told.code, name)
         pairs.append(("do", step or f"baremetal explain {name}"))
         if told.logs and "logs" not in step:

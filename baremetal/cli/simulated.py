@@ -82,7 +82,7 @@ class Paced:
 class SimulatedServer:
     """One such server with its BMC on a free port. Use as a context."""
 
-    def __init__(self, boot_url: str, password: str) -> None:
+    def __init__(self, boot_url: str, password: str, timing: Timing = _TIMING) -> None:
         rng = random.Random()
         tail = ":".join(f"{rng.randrange(256):02x}" for _ in range(3))
         self.name = "r1"
@@ -92,9 +92,7 @@ class SimulatedServer:
         self.password = password
         self.bmc_port = 0
         clock = VirtualClock()
-        machine = SimulatedMachine(
-            self.name, (self.mac,), clock, HttpNetwork(), boot_url, rng, timing=_TIMING
-        )
+        machine = SimulatedMachine(self.name, (self.mac,), clock, HttpNetwork(), boot_url, rng, timing=timing)
         self._chassis = Paced(machine, clock)
         self._bmc = SimulatedBmc(
             self._chassis,
