@@ -79,6 +79,7 @@ class _Bmc:
     memo: BmcMemo | None = None
     unsaved: bool = False
     failures: int = 0
+    failure: str = ""
     span_s: float = 0.0
     closed_until: float | None = None
     full_until: float = 0.0
@@ -261,6 +262,7 @@ class Conversations:
         elif failed.kind in _NO_ANSWER and counts:
             limits = self._limits
             bmc.failures += 1
+            bmc.failure = failed.what
             if bmc.failures >= limits.breaker_failures:
                 bmc.span_s = min(bmc.span_s * 2 or limits.breaker_first_s, limits.breaker_longest_s)
                 bmc.closed_until = self._clock() + bmc.span_s
@@ -287,6 +289,8 @@ class Conversations:
                 f"{identity}: {bmc.failures} conversations in a row failed; not asked again for {left:.0f} s",
                 BmcErrorKind.BREAKER,
                 retry_after_s=left,
+                seen=bmc.failure or None,
+                fix="check the BMC's address, cable and IPMI over LAN; it is asked again by itself",
             )
 
     def _check_slots(self, identity: str, bmc: _Bmc) -> None:

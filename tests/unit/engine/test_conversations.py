@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from baremetal import telemetry
 from baremetal.drivers.base import (
     BmcCredentials,
     BmcDriver,
@@ -19,7 +20,7 @@ from baremetal.drivers.base import (
     PowerState,
     PowerTarget,
 )
-from baremetal.engine.conversations import BREAKER_FAILURES, BmcMemo, Conversations
+from baremetal.engine.conversations import BREAKER_FAILURES, BmcMemo, Conversations, Limits
 from baremetal.errors import BmcError, BmcErrorKind, Invalid
 
 URL = BmcUrl.parse("ipmi://admin@bmc")
@@ -313,6 +314,19 @@ class TestBreaker:
         assert spans == [60, 120, 240, 480, 900, 900]
         assert len(house.knocks) == BREAKER_FAILURES + 6
 
+    def test_it_says_what_was_seen_last_and_what_to_do(
+        self, conversations: Conversations, house: House
+    ) -> None:
+        house.trouble = BmcErrorKind.UNREACHABLE
+        errors = []
+        for _ in range(BREAKER_FAILURES + 1):
+            with pytest.raises(BmcError) as caught, conversations.open(URL, RIGHT):
+                pass
+            errors.append(caught.value)
+        assert errors[-1].kind is BmcErrorKind.BREAKER
+        assert errors[-1].seen == errors[0].what
+        assert "address, cable and IPMI over LAN" in str(errors[-1])
+
     def test_a_good_probe_closes_it(self, conversations: Conversations, house: House, clock: Clock) -> None:
         house.trouble = BmcErrorKind.UNREACHABLE
         for _ in range(BREAKER_FAILURES):
@@ -414,3 +428,119 @@ class TestPace:
         quirks = ["min_interval=soon"]
         with pytest.raises(Invalid, match="min_interval=soon"), conversations.open(URL, RIGHT, quirks):
             pass
+
+
+class TestLimits:
+    """What `[bmc]` says, and not only its defaults."""
+
+    def conversations(self, house: House, clock: Clock, limits: Limits) -> Conversations:
+        return Conversations(
+            house, Notebook(), secret=SECRET, limits=limits, clock=clock, now=lambda: NOON, sleep=clock.sleep
+        )
+
+    def test_the_breakers_numbers(self, house: House, clock: Clock) -> None:
+        limits = Limits(breaker_failures=2, breaker_first_s=10, breaker_longest_s=25)
+        conversations = self.conversations(house, clock, limits)
+        house.trouble = BmcErrorKind.UNREACHABLE
+        for _ in range(2):
+            assert _try(conversations) is BmcErrorKind.UNREACHABLE
+        spans = []
+        for _ in range(3):
+            assert _try(conversations) is BmcErrorKind.BREAKER
+            spans.append(conversations.blocked_s(URL))
+            clock.at += spans[-1]
+            _try(conversations)
+        assert spans == [10, 20, 25]
+
+    def test_a_distance_for_all_unless_url_or_quirk_say_otherwise(self, house: House, clock: Clock) -> None:
+        conversations = self.conversations(house, clock, Limits(min_interval_s=5))
+        for url, quirks in (
+            (URL, ()),
+            (URL, ()),
+            (URL, ("min_interval=2",)),
+            (BmcUrl.parse("ipmi://bmc?min_interval=0"), ()),
+        ):
+            with conversations.open(url, RIGHT, quirks):
+                pass
+        assert clock.slept == [5, 2]
+
+    def test_so_many_at_once_over_all_bmcs(self, house: House, clock: Clock) -> None:
+        conversations = self.conversations(house, clock, Limits(at_once=1))
+        other = BmcUrl.parse("ipmi://other")
+        with conversations.open(URL, RIGHT):
+            with (
+                pytest.raises(BmcError, match="max_conversations"),
+                conversations.open(other, RIGHT, wait_s=0.01),
+            ):
+                pass
+            assert conversations.look(other, RIGHT) is None
+        assert _try(conversations, url=other) is None
+        assert len(house.knocks) == 2
+
+
+class TestLook:
+    """Reading a power state in passing: it waits for nothing and weighs nothing."""
+
+    def test_it_reads_and_closes(self, conversations: Conversations, house: House) -> None:
+        house.bmc.on = True
+        assert conversations.look(URL, RIGHT) is PowerState.ON
+        assert house.bmc.closed == 1
+
+    def test_by_another_door(self, conversations: Conversations, house: House) -> None:
+        door = House()
+        assert conversations.look(URL, RIGHT, opener=door) is PowerState.OFF
+        assert (len(door.knocks), len(house.knocks)) == (1, 0)
+
+    def test_it_waits_for_nobody(self, conversations: Conversations, house: House, clock: Clock) -> None:
+        with conversations.open(URL, RIGHT):
+            assert conversations.look(URL, RIGHT) is None
+        assert conversations.look(URL, RIGHT, ["min_interval=5"]) is None
+        assert clock.slept == []
+        clock.at += 5
+        assert conversations.look(URL, RIGHT, ["min_interval=5"]) is PowerState.OFF
+
+    def test_it_freezes_and_is_frozen(self, conversations: Conversations, house: House) -> None:
+        with pytest.raises(BmcError):
+            conversations.look(URL, WRONG)
+        assert conversations.look(URL, WRONG) is None
+        assert _try(conversations, WRONG) is BmcErrorKind.FROZEN
+        assert house.knocks == [WRONG]
+
+    def test_silence_opens_no_breaker(self, conversations: Conversations, house: House) -> None:
+        house.trouble = BmcErrorKind.UNREACHABLE
+        for _ in range(3 * BREAKER_FAILURES):
+            with pytest.raises(BmcError):
+                conversations.look(URL, RIGHT)
+        assert conversations.blocked_s(URL) == 0
+        for _ in range(BREAKER_FAILURES):
+            _try(conversations)
+        assert conversations.look(URL, RIGHT) is None
+        assert len(house.knocks) == 4 * BREAKER_FAILURES
+
+    def test_a_full_session_table_is_given_its_time(
+        self, conversations: Conversations, house: House, clock: Clock
+    ) -> None:
+        house.trouble = BmcErrorKind.SESSION_FULL
+        with pytest.raises(BmcError):
+            conversations.look(URL, RIGHT)
+        house.trouble = None
+        assert conversations.look(URL, RIGHT) is None
+        assert _try(conversations) is BmcErrorKind.SESSION_FULL
+        clock.at += 65
+        assert conversations.look(URL, RIGHT) is PowerState.OFF
+
+    def test_an_account_is_never_invented(self, conversations: Conversations) -> None:
+        with pytest.raises(Invalid):
+            conversations.look(URL, None)
+
+
+def test_conversations_are_counted_by_their_end(conversations: Conversations, house: House) -> None:
+    def count(outcome: str) -> float:
+        labels = {"kind": "ipmi", "outcome": outcome}
+        return telemetry.REGISTRY.get_sample_value("baremetal_bmc_conversations_total", labels) or 0.0
+
+    before = (count("ok"), count("unreachable"))
+    _try(conversations)
+    house.trouble = BmcErrorKind.UNREACHABLE
+    _try(conversations)
+    assert (count("ok"), count("unreachable")) == (before[0] + 1, before[1] + 1)
