@@ -1,7 +1,7 @@
 """Requests seen from machines, gathered and written in batches beside the decisions.
 
 Observations are for people (the timeline); no state depends on them, so losing the last half second in a crash is
-allowed, and a full buffer drops the newest with a count.
+allowed, and a full buffer drops the newest and logs how many.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import structlog
+
 from baremetal.errors import Unavailable
 from baremetal.store.records import HistoryEntry
 from baremetal.store.store import Store
+
+log = structlog.get_logger(__name__)
 
 CAPACITY = 10_000
 
@@ -68,6 +72,9 @@ class Observations:
         """Write what waits in one transaction; keep it where the database is away. Returns how many were written."""
         with self._lock:
             batch, self._waiting = self._waiting, []
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            log.warning("observations dropped", count=dropped, capacity=CAPACITY)
         if not batch:
             return 0
         try:

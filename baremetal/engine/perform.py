@@ -158,7 +158,7 @@ class Performer:
         while (seen := bmc.power()) is not target and waited < VERIFY_TOTAL_S:
             self.sleep(pause)
             waited += pause
-            pause = min(pause * 2, VERIFY_STEP_S)
+            pause = min(pause * 2, VERIFY_STEP_S, VERIFY_TOTAL_S - waited)
         return seen
 
     def _ensure_boot_device(
