@@ -29,6 +29,7 @@ boot_listen = "127.0.0.1:0"
 control_listen = "127.0.0.1:0"
 data_dir = "{data}"
 templates_dir = "{templates}"
+trusted_proxies = ["127.0.0.1"]
 
 [bmc]
 observe_interval_s = 0
@@ -176,8 +177,8 @@ class Runner(threading.Thread):
             raise self.error
 
 
-def prepare(folder: Path, proof: str = "none") -> Path:
-    """Lay out a data directory with a small profile; returns the settings' file."""
+def prepare(folder: Path, proof: str = "none", more: str = "") -> Path:
+    """Lay out a data directory with a small profile; returns the settings' file. `more` is added to it."""
     data, templates = folder / "data", folder / "templates"
     (templates / "kickstart").mkdir(parents=True)
     (templates / "kickstart" / "test.ks.j2").write_text(TEMPLATE)
@@ -185,7 +186,7 @@ def prepare(folder: Path, proof: str = "none") -> Path:
     (data / "media" / "test" / "vmlinuz").write_bytes(b"kernel")
     (data / "media" / "test" / "initrd.img").write_bytes(bytes(range(256)) * 64)
     settings = folder / "config.toml"
-    settings.write_text(SETTINGS.format(data=data, templates=templates, proof=proof))
+    settings.write_text(SETTINGS.format(data=data, templates=templates, proof=proof) + more)
     return settings
 
 
@@ -198,14 +199,16 @@ def connect(folder: Path, runner: Runner) -> Service:
         runner.app,
         boot,
         control,
-        httpx2.Client(base_url=control, headers={"authorization": f"Bearer {token}"}, trust_env=False),
-        httpx2.Client(base_url=boot, trust_env=False),
+        httpx2.Client(
+            base_url=control, headers={"authorization": f"Bearer {token}"}, trust_env=False, timeout=60
+        ),
+        httpx2.Client(base_url=boot, trust_env=False, timeout=60),
     )
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Service]:
-    runner = Runner(prepare(folder))
+def running(folder: Path, more: str = "") -> Iterator[Service]:
+    runner = Runner(prepare(folder, more=more))
     runner.begin()
     service = connect(folder, runner)
     try:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.integration.conftest import MAC, Service
+from tests.integration.conftest import MAC, Service, running
 
 BOOT = "b00t-1"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE1hZGVVcEtleUZvclRlc3RzT25seTAwMDAwMDAwMDA root@r1"
@@ -118,6 +119,33 @@ def test_a_boot_script_after_go_fails_the_run(service: Service) -> None:
     assert server["provision_state"] == "deploy failed"
     assert "BM405" in server["last_error"]
     assert service.machine.get(f"{callback}/install-complete", params={"boot_id": BOOT}).status_code == 404
+
+
+def test_after_go_the_answer_file_is_for_the_one_that_asked(service: Service) -> None:
+    service.enrol()
+    service.deploy_until_window()
+    answer, callback = service.tokens(service.script())
+    there = {"x-forwarded-for": "10.9.9.9, 127.0.0.1"}
+    assert service.machine.get(answer, headers=there).status_code == 200, "before go an address is only noted"
+    reply = service.machine.post(f"{callback}/install-started", headers=there, json={"boot_id": BOOT})
+    assert reply.text == "go"
+    assert service.get("/v1/servers/r1")["run"]["go"]["address"] == "10.9.9.9"
+    assert service.machine.get(answer, headers=there).status_code == 200
+    assert service.machine.get(answer).status_code == 404
+
+
+def test_strict_source_wants_one_address_throughout(tmp_path: Path) -> None:
+    with running(tmp_path, more="[security]\nstrict_source = true\n") as strict:
+        strict.enrol()
+        strict.deploy_until_window()
+        answer, callback = strict.tokens(strict.script())
+        there = {"x-forwarded-for": "10.9.9.9"}
+        assert strict.machine.get(answer, headers=there).status_code == 404
+        started_there = strict.machine.post(
+            f"{callback}/install-started", headers=there, json={"boot_id": BOOT}
+        )
+        assert started_there.status_code == 409
+        assert started(strict, callback) == (200, "go")
 
 
 def test_go_is_refused_to_another_machine_and_waits_in_maintenance(service: Service) -> None:
