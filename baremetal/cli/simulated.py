@@ -29,11 +29,15 @@ USER = "admin"
 
 
 class Paced:
-    """A simulated machine whose time is the wall clock's. The BMC's buttons only leave a wish, so they never block."""
+    """A simulated machine whose time is the wall clock's, or `speed` times that.
 
-    def __init__(self, machine: SimulatedMachine, clock: VirtualClock) -> None:
+    The BMC's buttons only leave a wish, so they never block.
+    """
+
+    def __init__(self, machine: SimulatedMachine, clock: VirtualClock, speed: float = 1.0) -> None:
         self._machine = machine
         self._clock = clock
+        self._speed = speed
         self._wishes: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wished_on: bool | None = None
         self._ended = threading.Event()
@@ -75,14 +79,14 @@ class Paced:
             except queue.Empty:
                 self._wished_on = None
             now = time.monotonic()
-            self._clock.pass_time(now - last)
+            self._clock.pass_time((now - last) * self._speed)
             last = now
 
 
 class SimulatedServer:
     """One such server with its BMC on a free port. Use as a context."""
 
-    def __init__(self, boot_url: str, password: str, timing: Timing = _TIMING) -> None:
+    def __init__(self, boot_url: str, password: str, timing: Timing = _TIMING, *, speed: float = 1.0) -> None:
         rng = random.Random()
         tail = ":".join(f"{rng.randrange(256):02x}" for _ in range(3))
         self.name = "r1"
@@ -92,10 +96,12 @@ class SimulatedServer:
         self.password = password
         self.bmc_port = 0
         clock = VirtualClock()
-        machine = SimulatedMachine(self.name, (self.mac,), clock, HttpNetwork(), boot_url, rng, timing=timing)
-        self._chassis = Paced(machine, clock)
+        self.machine = machine = SimulatedMachine(
+            self.name, (self.mac,), clock, HttpNetwork(), boot_url, rng, timing=timing
+        )
+        self.chassis = Paced(machine, clock, speed)
         self._bmc = SimulatedBmc(
-            self._chassis,
+            self.chassis,
             time.monotonic,
             Knobs(),
             rng,
@@ -112,11 +118,11 @@ class SimulatedServer:
     def __enter__(self) -> Self:
         self._farm.__enter__()
         self.bmc_port = self._farm.add(self._bmc)
-        self._chassis.start()
+        self.chassis.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._chassis.stop()
+        self.chassis.stop()
         self._farm.__exit__(kind, error, trace)

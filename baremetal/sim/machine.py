@@ -90,6 +90,8 @@ class SimulatedMachine:
         """The run whose system is up, or "" while none is."""
         self.ssh_up = False
         self.stage = "off"
+        self.key_of: Callable[[str], str] = _key
+        """The SSH host key of a run's system, as a public key line."""
         self._clock = clock
         self._network = network
         self._boot_url = boot_url.rstrip("/")
@@ -240,7 +242,7 @@ class SimulatedMachine:
         self.disk.install(self._clock.monotonic(), run, boot_id, "" if silent else callback)
         if not silent:
             yield from self._tell(
-                callback, "install-complete", {"boot_id": boot_id, "ssh_host_keys": [_key(run)]}
+                callback, "install-complete", {"boot_id": boot_id, "ssh_host_keys": [self.key_of(run)]}
             )
         yield from self._restart()
 
@@ -280,7 +282,7 @@ class SimulatedMachine:
         return self.running
 
     def host_key(self) -> str:
-        return _key(self.running)
+        return self.key_of(self.running)
 
 
 def _key(run: str) -> str:
