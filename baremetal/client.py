@@ -192,9 +192,12 @@ class Client:
             ) from error
         except httpx2.HTTPError as error:
             raise self._away(error) from error
-        if reply.is_success:
+        if not reply.is_success:
+            raise self._error(reply.status_code, reply.text)
+        try:
             return reply.json() if reply.content else None
-        raise self._error(reply.status_code, reply.text)
+        except ValueError:
+            raise self._stranger(reply.status_code) from None
 
     def _away(self, error: Exception) -> Unavailable:
         return Unavailable(
@@ -209,12 +212,13 @@ class Client:
         except ValueError:
             body = None
         if not isinstance(body, dict) or "code" not in body:
-            return Unavailable(
-                f"what answers at {self.url} is not this service",
-                seen=f"HTTP {status}",
-                fix="set BAREMETAL_URL",
-            )
+            return self._stranger(status)
         return read_error(body)
+
+    def _stranger(self, status: int) -> Unavailable:
+        return Unavailable(
+            f"what answers at {self.url} is not this service", seen=f"HTTP {status}", fix="set BAREMETAL_URL"
+        )
 
     # -- following --
 
