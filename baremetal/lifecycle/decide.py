@@ -298,8 +298,10 @@ def _heard(server: Server, event: Heard, now: datetime) -> Decision:
                 return _refused(server, "install-failed before the machine was told to boot")
             if complete:
                 return _noop(server, "install-failed after install-complete")
-            what = ": ".join(part for part in (event.stage, event.message) if part) or "no reason given"
             code = "BM402" if event.stage == "disk" else "BM404"
+            # the shipped templates say the code too, for whoever stands at the machine's screen
+            message = event.message.removeprefix(f"{code} ")
+            what = ": ".join(part for part in (event.stage, message) if part) or "no reason given"
             return _fail(server, f"{code} the installer failed: {what}", now)
         case Signal.FIRST_BOOT:
             if run.go is None:

@@ -410,8 +410,10 @@ def test_a_missed_call_back_names_the_last_sign_of_life() -> None:
 
 
 def test_the_selector_that_found_no_disk_has_its_code() -> None:
-    decision = heard(at("deploy/started"), Signal.INSTALL_FAILED, stage="disk", message="two disks match")
-    assert decision.server.last_error.startswith("BM402")
+    decision = heard(
+        at("deploy/started"), Signal.INSTALL_FAILED, stage="disk", message="BM402 two disks match"
+    )
+    assert decision.server.last_error == "BM402 the installer failed: disk: two disks match"
 
 
 def test_a_failed_rebuild_after_go_has_nothing_deployed() -> None:
