@@ -68,7 +68,7 @@ def run(_: Namespace) -> list[Figure]:
 def _deploy(
     farm: FarmProcess, service: Service, names: list[str], first: int
 ) -> tuple[list[float], list[int]]:
-    """Deploy servers until they may netboot, then put them off; return each one's seconds to power-on and its requests."""
+    """Deploy servers until they may netboot, then put them off; return each one's seconds and requests."""
     before = farm.stats()
     began = time.monotonic()
     if len(names) == 1:

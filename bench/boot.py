@@ -68,7 +68,7 @@ def run(_: Namespace) -> list[Figure]:
             "per CPU second",
             BOUND,
             at_least=True,
-            how=f"{how}; each committed to the database before it is answered; {install.per_s:.0f} a second of wall time",
+            how=f"{how}; each committed before it is answered; {install.per_s:.0f} a second of wall time",
         ),
         Figure(
             "boot scripts of servers with nothing to install",

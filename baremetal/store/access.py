@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from baremetal.errors import Conflict, Unknown
 from baremetal.store.codec import dump
+from baremetal.store.database import Prepared
 from baremetal.store.history import audit
 from baremetal.store.part import Part
 from baremetal.store.records import BmcMemoRecord, TokenRecord
@@ -22,7 +23,11 @@ from baremetal.store.tables import BMC_MEMOS, SETTINGS, TOKENS, maybe_moment, mi
 
 _T = TOKENS.c
 _BY_HASH = select(TOKENS).where(_T.hash == bindparam("ref"))
-_MEMO = select(BMC_MEMOS).where(BMC_MEMOS.c.identity == bindparam("ref"))
+_MEMO = Prepared(
+    select(BMC_MEMOS.c.refused, BMC_MEMOS.c.at, BMC_MEMOS.c.reason).where(
+        BMC_MEMOS.c.identity == bindparam("ref")
+    )
+)
 _SETTING = select(SETTINGS.c.value).where(SETTINGS.c.name == bindparam("ref"))
 
 
@@ -74,10 +79,11 @@ class Access(Part):
     def bmc_memo(self, identity: str) -> BmcMemoRecord | None:
         """Return what this BMC refused before, None for nothing."""
         with self._db.read() as connection:
-            row = connection.execute(_MEMO, {"ref": identity}).first()
+            row = _MEMO.run(connection, {"ref": identity}).fetchone()
         if row is None:
             return None
-        return BmcMemoRecord(tuple(json.loads(row.refused)), maybe_moment(row.at), row.reason)
+        refused, at, reason = row
+        return BmcMemoRecord(tuple(json.loads(refused)), maybe_moment(at), reason)
 
     def save_bmc_memo(self, identity: str, memo: Memo) -> None:
         """Keep what this BMC refused; an empty memo is forgotten."""

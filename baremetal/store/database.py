@@ -12,7 +12,6 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +50,7 @@ class Database:
         self.dialect = where.get_backend_name()
         self._lock: _RLock | None = threading.RLock() if self.dialect == "sqlite" else None
         self._kept: Connection | None = None
+        self._idle: list[Connection] = []
         if self.dialect == "sqlite" and where.database in (None, "", ":memory:"):
             self._engine = _memory_engine()
             self._kept = self._engine.connect()
@@ -67,6 +67,7 @@ class Database:
             )
         alone = {} if self.dialect == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
         self._reader: Engine = self._engine.execution_options(**alone)
+        self._pool = self._engine.pool
 
     @property
     def in_memory(self) -> bool:
@@ -75,15 +76,18 @@ class Database:
     def read(self) -> _Door:
         """Open the database for single SELECTs. Faults raise Unavailable."""
         if self._kept is not None:
-            return _Door(self._the_one, self._lock, None, keep=True)
-        return _Door(self._reader.connect, None, None, keep=False)
+            return _Door(self._the_one, _keep, self._lock, None)
+        if self.dialect == "sqlite":
+            return _Door(self._take, self._give_back, None, None)
+        return _Door(self._reader.connect, Connection.close, None, None)
 
     def write(self) -> _Door:
         """Open the database for one transaction: committed at the end of the block, rolled back by any exception."""
         if self._kept is not None:
-            return _Door(self._the_one, self._lock, _begin_in_memory, keep=True)
-        begin = _begin_in_file if self.dialect == "sqlite" else _begin_postgresql
-        return _Door(self._engine.connect, self._lock, begin, keep=False)
+            return _Door(self._the_one, _keep, self._lock, _begin_in_memory)
+        if self.dialect == "sqlite":
+            return _Door(self._take, self._give_back, self._lock, _begin_in_file)
+        return _Door(self._engine.connect, Connection.close, None, _begin_postgresql)
 
     def upsert(self, table: Table) -> Any:
         """Return an INSERT that this database lets be followed by `on_conflict_do_update`."""
@@ -94,8 +98,10 @@ class Database:
         if self._kept is not None:
             self._kept.close()
         else:
+            self._close_idle()
             self._engine.dispose()
             self._reader = self._engine = _closed_engine()
+            self._pool = self._engine.pool
 
     def _the_one(self) -> Connection:
         assert self._kept is not None
@@ -103,24 +109,45 @@ class Database:
             raise Unavailable("the database is closed")
         return self._kept
 
+    # Checking a connection out of the library's pool and back in costs more than most statements, so those of a file
+    # stay out of it between uses. They are at most as many as threads were ever busy here at once.
+
+    def _take(self) -> Connection:
+        if self._engine.pool is not self._pool:  # disposed of: what is kept belongs to the pool that is gone
+            self._close_idle()
+            self._pool = self._engine.pool
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._engine.connect()
+
+    def _give_back(self, connection: Connection) -> None:
+        if connection.engine.pool is self._pool and not connection.invalidated:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
 
 class _Door:
     """The context manager behind `read` and `write`: written out, because every commit passes through it."""
 
-    __slots__ = ("_begin", "_connect", "_connection", "_keep", "_lock")
+    __slots__ = ("_begin", "_connect", "_connection", "_give_back", "_lock")
 
     def __init__(
         self,
         connect: Callable[[], Connection],
+        give_back: Callable[[Connection], None],
         lock: _RLock | None,
         begin: Callable[[Connection], None] | None,
-        *,
-        keep: bool,
     ) -> None:
         self._connect = connect
+        self._give_back = give_back
         self._lock = lock
         self._begin = begin
-        self._keep = keep
         self._connection: Connection | None = None
 
     def __enter__(self) -> Connection:
@@ -130,7 +157,6 @@ class _Door:
             connection = self._connect()
             self._connection = connection
             if self._begin is not None:
-                connection.begin()
                 self._begin(connection)
         except BaseException as error:
             self._leave(failed=True)
@@ -145,10 +171,12 @@ class _Door:
         failed = error is not None
         try:
             if not failed and self._begin is not None and self._connection is not None:
-                self._connection.commit()
-        except SQLAlchemyError as fault:
+                _commit(self._connection)
+        except BaseException as fault:
             failed = True
-            raise unavailable(fault) from fault
+            if _is_fault(fault):
+                raise unavailable(fault) from fault
+            raise
         finally:
             self._leave(failed)
         if error is not None and _is_fault(error):
@@ -158,15 +186,40 @@ class _Door:
         try:
             if self._connection is not None:
                 # ending a transaction that is broken already may fail again, and hide why
-                with suppress(SQLAlchemyError):
-                    if failed or self._begin is None:
+                try:
+                    if failed:
+                        _roll_back(self._connection)
+                    elif self._begin is None and self._connection.in_transaction():
                         self._connection.rollback()
-                    if not self._keep:
-                        self._connection.close()
+                    self._give_back(self._connection)
+                except Exception as error:
+                    if not _is_fault(error):
+                        raise
         finally:
             self._connection = None
             if self._lock is not None:
                 self._lock.release()
+
+
+def _keep(_connection: Connection) -> None:
+    """Give nothing back: a database in memory is its one connection."""
+
+
+# A transaction of SQLite is begun past the library, which then knows of it only if one of its own statements ran.
+
+
+def _commit(connection: Connection) -> None:
+    if connection.in_transaction():
+        connection.commit()
+    else:
+        connection.dialect.do_commit(connection.connection.dbapi_connection)  # type: ignore[arg-type]
+
+
+def _roll_back(connection: Connection) -> None:
+    if connection.in_transaction():
+        connection.rollback()
+    elif not connection.closed:
+        connection.dialect.do_rollback(connection.connection.dbapi_connection)  # type: ignore[arg-type]
 
 
 class Prepared:
@@ -245,12 +298,15 @@ def _prepare_memory(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA foreign_keys=ON")
 
 
+# Past the library: this is the hot path, and its own beginning says nothing to a driver without isolation level.
+
+
 def _begin_in_file(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    driver: Any = connection.connection.driver_connection
+    driver.execute("BEGIN IMMEDIATE")
 
 
 def _begin_in_memory(connection: Connection) -> None:
-    # past the library: nothing can be in the way of a database that has one connection, and this is the hot path
     driver: Any = connection.connection.driver_connection
     driver.execute("BEGIN")
 
@@ -307,6 +363,7 @@ def _closed_engine() -> Engine:
 
 
 def _begin_postgresql(connection: Connection) -> None:
+    connection.begin()
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY})")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
@@ -32,9 +33,8 @@ _END = Prepared(
     update(RUNS).where(_R.server_id == bindparam("the_id"), _R.number == bindparam("the_number")),
     ("ended_at", "outcome", "error"),
 )
-_CHANGE = update(RUNS).where(_R.server_id == bindparam("the_id"), _R.number == bindparam("the_number"))
-_ACCEPTED = select(_R.accepted).where(
-    _R.server_id == bindparam("the_id"), _R.number == bindparam("the_number")
+_ACCEPTED = Prepared(
+    select(_R.accepted).where(_R.server_id == bindparam("the_id"), _R.number == bindparam("the_number"))
 )
 _TEXTS = frozenset({"boot_id", "disk"})
 _LISTS = frozenset({"disks", "ssh_host_keys", "addresses"})
@@ -66,7 +66,7 @@ class Runs(Part):
         """
         key = {"the_id": server_id, "the_run": run, "the_name": name}
         with self._db.write() as connection:
-            if connection.execute(_ACCEPTED, {"the_id": server_id, "the_number": run}).first() is None:
+            if _ACCEPTED.run(connection, {"the_id": server_id, "the_number": run}).fetchone() is None:
                 raise Unknown(f"no run {run} of server {server_id}")
             others, names = connection.execute(_OTHER_LOGS, key).one()
             if names >= LOG_NAMES:
@@ -124,11 +124,20 @@ def learn(connection: Connection, server_id: str, number: int, facts: Mapping[st
         elif name in _LISTS:
             values[name] = dump(list(value))
         elif name == "accepted":
-            known = json.loads(connection.execute(_ACCEPTED, key).scalar() or "{}")
+            (stored,) = _ACCEPTED.run(connection, key).fetchone() or ("{}",)
+            known = json.loads(stored)
             values[name] = dump({**_stamps(value), **known})
         else:
             raise AssertionError(f"a run's record has no field {name!r} to learn")
-    connection.execute(_CHANGE, {**key, **values})
+    _change(tuple(sorted(values))).run(connection, {**key, **values})
+
+
+@cache
+def _change(columns: tuple[str, ...]) -> Prepared:
+    """Return the statement that changes these columns of a run: there are few combinations."""
+    return Prepared(
+        update(RUNS).where(_R.server_id == bindparam("the_id"), _R.number == bindparam("the_number")), columns
+    )
 
 
 def end_run(

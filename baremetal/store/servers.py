@@ -56,7 +56,7 @@ _BY_UUID = Prepared(_READ.where(_S.uuid == bindparam("ref")))
 _BY_SERIAL = Prepared(_READ.where(_S.serial == bindparam("ref")).limit(2))
 _ALL = _READ.order_by(_S.name)
 _IN_STATE = _ALL.where(_S.state == bindparam("state"))
-_NAMES = select(_S.name)
+_NAMES = Prepared(select(_S.name))
 _SEALED = Prepared(select(CREDENTIALS.c.sealed).where(CREDENTIALS.c.server_id == bindparam("ref")))
 _POWER = Prepared(select(_S.name, _S.power_state, _S.power_seen_at).where(_S.id == bindparam("ref")))
 _SET_POWER = Prepared(update(SERVERS).where(_S.id == bindparam("ref")), ("power_state", "power_seen_at"))
@@ -71,6 +71,7 @@ _MAC_CLASH = Prepared(
 )
 _ADD = Prepared(insert(SERVERS), [column.name for column in SERVERS.c])
 _ADD_MAC = Prepared(insert(MACS), ("mac", "server_id"))
+_FORGET = Prepared(delete(SERVERS).where(_S.id == bindparam("ref")))
 _KNOWN_NOW = Prepared(delete(UNKNOWNS).where(UNKNOWNS.c.mac == bindparam("the_mac")))
 _ADD_SEALED = Prepared(insert(CREDENTIALS), ("server_id", "sealed"))
 
@@ -131,7 +132,8 @@ class Servers(Part):
             row = _BY_ID.run(connection, {"ref": ref}).fetchone()
             row = row or _BY_NAME.run(connection, {"ref": ref}).fetchone()
             if row is None:
-                near = get_close_matches(ref, connection.execute(_NAMES).scalars().all(), n=1)
+                names = [name for (name,) in _NAMES.run(connection, {}).fetchall()]
+                near = get_close_matches(ref, names, n=1)
                 raise Unknown(f"no server {ref!r}", nearest=near[0] if near else None)
         return _record(row)
 
@@ -230,7 +232,7 @@ class Servers(Part):
             if row is None:
                 raise Unknown(f"no server {server_id!r}")
             old = _record(row)
-            connection.execute(delete(SERVERS).where(_S.id == server_id))
+            _FORGET.run(connection, {"ref": server_id})
             audit(
                 connection,
                 at,

@@ -44,7 +44,9 @@ _UNRESERVE = Prepared(
     .where(_S.id == bindparam("the_id"), _S.reserved_fence == bindparam("held"))
     .values(reserved_until=None, reserved_fence=None)
 )
-_VOID = update(SERVERS).where(_S.reserved_until.is_not(None)).values(reserved_until=None, reserved_fence=None)
+_VOID = Prepared(
+    update(SERVERS).where(_S.reserved_until.is_not(None)).values(reserved_until=None, reserved_fence=None)
+)
 _DUE = Prepared(select(_S.id).where(_S.due_at <= bindparam("now"), _FREE).order_by(_S.due_at, _S.id))
 _NEXT = Prepared(
     select(
@@ -138,7 +140,7 @@ class Transitions(Part):
     def void_reservations(self) -> None:
         """Free every server: only for a process that knows that no other one works on this database."""
         with self._db.write() as connection:
-            connection.execute(_VOID)
+            _VOID.run(connection, {})
 
     def due(self, now: datetime) -> list[str]:
         """Return the ids of free servers that are owed something, or whose deadline has passed; longest first."""
