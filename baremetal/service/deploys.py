@@ -240,17 +240,8 @@ class Deploys:
         """Say which disk the selector means, as far as an earlier run has told us the machine's disks."""
         for run in reversed(self._store.runs(record.id)):
             if run.disks:
-                disks = [disk if isinstance(disk, Disk) else Disk(**disk) for disk in run.disks]
-                known = [
-                    {
-                        "name": d.name,
-                        "serial": d.serial,
-                        "wwn": d.wwn,
-                        "size": d.size,
-                        "rotational": d.rotational,
-                    }
-                    for d in disks
-                ]
+                known = [dict(disk) for disk in run.disks]
+                disks = [Disk(**disk) for disk in known]
                 try:
                     chosen = parse_selector(selector).choose(disks).name
                     return {

@@ -107,19 +107,19 @@ class Profiles:
         }
 
     def lint(self, name: str) -> dict[str, Any]:
-        """Check a profile with sample servers and every checker there is; `ok` is false where deploying is refused."""
+        """Check a profile with sample servers and every checker there is; with `problems`, deploying is refused.
+
+        `warnings` are bad ideas, checkers that are not installed, and media that are not there yet.
+        """
         offer = self.offer(name)
         findings = lint_profile(offer.profile, self._templates, self._defaults)
-        problems = [_problem(finding) for finding in findings]
+        problems = [_problem(found) for found in findings if found.severity is Severity.ERROR]
+        warnings = [_problem(found) for found in findings if found.severity is not Severity.ERROR]
         try:
             self.check_media(offer)
         except MediaMissing as error:
-            problems.append(error.as_dict() | {"severity": str(Severity.WARNING)})
-        return {
-            "name": offer.name,
-            "ok": not any(problem["severity"] == Severity.ERROR for problem in problems),
-            "problems": problems,
-        }
+            warnings.append(error.as_dict() | {"severity": str(Severity.WARNING)})
+        return {"name": offer.name, "ok": not problems, "problems": problems, "warnings": warnings}
 
     def recipe(
         self, offer: Offer, server: ServerFacts, of_server: Mapping[str, Any], asked: Mapping[str, Any]
@@ -141,11 +141,7 @@ class Profiles:
             self._kitchen.preview(recipe, run, self._base)
         except BaremetalError as error:
             return [error]
-        return [
-            Invalid(found.message, code=found.code, file=found.file, line=found.line, variable=found.variable)
-            for found in self._lint_once(recipe)
-            if found.severity is Severity.ERROR
-        ]
+        return [_error(found) for found in self._lint_once(recipe) if found.severity is Severity.ERROR]
 
     def _lint_once(self, recipe: Recipe) -> tuple[Finding, ...]:
         """Lint a profile as it is frozen; the installers' checkers take a second, so once for each set of texts."""
@@ -205,14 +201,11 @@ class Profiles:
         }
 
 
-def _problem(finding: Finding) -> dict[str, Any]:
-    return {
-        "severity": str(finding.severity),
-        "code": finding.code,
-        "message": str(finding),
-        "what": finding.message,
-        "file": finding.file,
-        "line": finding.line,
-        "variable": finding.variable,
-        "rendered": finding.rendered,
-    }
+def _problem(found: Finding) -> dict[str, Any]:
+    """Write a finding as an error body, so that whoever shows errors can show it."""
+    return _error(found).as_dict() | {"severity": str(found.severity), "rendered": found.rendered}
+
+
+def _error(found: Finding) -> Invalid:
+    file = f"{found.file} as rendered" if found.rendered else found.file
+    return Invalid(found.message, code=found.code, file=file, line=found.line, variable=found.variable)

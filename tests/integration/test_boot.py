@@ -69,6 +69,31 @@ def test_a_machine_on_its_whole_way(service: Service) -> None:
     assert service.get("/v1/servers/r1/logs")["logs"][0]["text"] == "all well\n"
 
 
+def test_a_rebuild_repeats_what_is_deployed_and_tokens_stay_secret(service: Service) -> None:
+    service.enrol()
+    service.post("/v1/servers/r1/deploy", {"profile": "test", "vars": {"timezone": "Europe/Rome"}})
+    service.wait("r1", lambda server: (server["run"] or {}).get("step") == "script")
+    answer, callback = service.tokens(service.script())
+    paths = ["/v1/events", "/v1/servers/r1/explain", "/v1/servers/r1/render", "/v1/servers/r1", "/metrics"]
+    said = [service.api.get(path).text for path in paths]
+    assert started(service, callback) == (200, "go")
+    assert service.machine.get(f"{callback}/install-complete", params={"boot_id": BOOT}).text == "ok"
+    service.wait("r1", lambda server: server["provision_state"] == "active")
+    said += [service.api.get(path).text for path in ("/v1/events", "/v1/servers/r1/timeline")]
+    for url in (answer, callback):
+        token = urlsplit(url).path.split("/")[2]
+        assert not any(token in text for text in said)
+    plan = service.post("/v1/servers/r1/plan", {}, 200)
+    assert (plan["verb"], plan["disk"]["chosen"]) == ("rebuild", "vda")
+    service.post("/v1/servers/r1/rebuild", {})
+    service.wait("r1", lambda server: (server["run"] or {}).get("step") == "script")
+    record = service.app.store.server("r1")
+    assert record.life.run is not None
+    run = service.app.store.run(record.id, record.life.run.number)
+    assert run is not None
+    assert (run.profile, run.frozen["variables"]["timezone"]) == ("test", "Europe/Rome")
+
+
 def test_everything_out_of_its_window_boots_its_disk(service: Service) -> None:
     assert "unknown machine" in service.script("52:54:00:99:99:99")
     service.enrol()
