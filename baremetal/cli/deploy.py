@@ -235,7 +235,7 @@ def _in_waves(
                 say(f"\nNot begun: {' '.join(waiting)}")
             _detach(screen, [told.server for told in follower.open])
     if waiting:
-        say(f"Stopped after {failures()} failures. Not begun: {' '.join(waiting)}")
+        say(f"Stopped: {failures()} failed. Not begun: {' '.join(waiting)}")
     if output is not Output.TABLE:
         from baremetal.cli.output import emit
 
