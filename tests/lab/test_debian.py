@@ -22,13 +22,13 @@ def _needs_qemu() -> None:
         pytest.skip(reason)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("release", ["debian13", pytest.param("debian12", marks=pytest.mark.long)])
 def test_installer_fetches_our_preseed_and_passes_early_command(release: str, tmp_path: Path) -> None:
     installer = fetch_installer(release, cache_folder())
     with debian_run(tmp_path, installer) as run:
         run.power_on()
-        started = run.wait_for("/install-started", 350)
+        started = run.wait_for("/install-started", 560)
         agents = [
             (request.path.rpartition("/")[2], request.agent.partition("/")[0]) for request in run.requests
         ]
