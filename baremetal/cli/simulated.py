@@ -37,7 +37,7 @@ class Paced:
     def __init__(self, machine: SimulatedMachine, clock: VirtualClock, speed: float = 1.0) -> None:
         self._machine = machine
         self._clock = clock
-        self._speed = speed
+        self.speed = speed
         self._wishes: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wished_on: bool | None = None
         self._ended = threading.Event()
@@ -79,7 +79,7 @@ class Paced:
             except queue.Empty:
                 self._wished_on = None
             now = time.monotonic()
-            self._clock.pass_time((now - last) * self._speed)
+            self._clock.pass_time((now - last) * self.speed)
             last = now
 
 
