@@ -89,6 +89,7 @@ def build(cache_dir: Path) -> TinyMedia:
     folder = cache_dir / f"{scripts}-{versions[:12]}"
     with _locked(cache_dir / "lock"):
         if not folder.is_dir():
+            image.check_tools()
             files = packages.fetch(wanted, cache_dir / "packages")
             _build_beside(folder, files)
             _forget_older(folder, files)

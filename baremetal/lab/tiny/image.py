@@ -54,14 +54,18 @@ class BootFiles:
         return (self.kernel, self.initrd, self.shim, self.grub)
 
 
-def write_image(target: Path, boot: BootFiles, root: Path, work: Path) -> None:
-    """Write the raw disk image to `target`, sized by its content. LabError names the package of a missing tool."""
+def check_tools() -> None:
+    """Raise LabError, naming the packages, when this machine lacks a tool that `write_image` runs."""
     missing = sorted({package for tool, package in HOST_TOOLS.items() if _find(tool) is None})
     if missing:
         raise LabError(
             f"the tiny system cannot be built without {', '.join(missing)}",
             fix=f"run: apt-get install --no-install-recommends {' '.join(missing)}",
         )
+
+
+def write_image(target: Path, boot: BootFiles, root: Path, work: Path) -> None:
+    """Write the raw disk image to `target`, sized by its content."""
     boot_bytes = _whole_mib(sum(path.stat().st_size for path in boot.files()) + _BOOT_SPARE)
     root_bytes = _whole_mib(sum(path.lstat().st_size for path in root.rglob("*")) + _ROOT_SPARE)
     root_start = _BOOT_START + boot_bytes

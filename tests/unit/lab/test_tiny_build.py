@@ -47,9 +47,9 @@ def test_equal_folders_give_equal_archives(folder: Path, tmp_path: Path) -> None
 
 def test_a_missing_tool_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image, "HOST_TOOLS", {"no-such-tool": "no-such-package"})
-    files = image.BootFiles(tmp_path, tmp_path, tmp_path, tmp_path, tmp_path, "")
     with pytest.raises(LabError, match="no-such-package") as caught:
-        image.write_image(tmp_path / "image", files, tmp_path, tmp_path)
+        build.build(tmp_path)
+    assert not (tmp_path / "packages").exists()
     assert caught.value.fix == "run: apt-get install --no-install-recommends no-such-package"
 
 
