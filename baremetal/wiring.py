@@ -91,8 +91,8 @@ class App:
         self.engine.recover()
         self.services.servers.recover()
         self.ticks.start()
-        self.pools[0].submit(self.services.profiles.warm_up)
         self.pools[0].submit(warm)
+        self.pools[0].submit(self.services.profiles.warm_up)
 
     def stop(self) -> None:
         """End ticks, turns and streams; write what waits; close the database. Idempotent."""

@@ -199,7 +199,8 @@ class Boot:
 
     def _local(self, record: ServerRecord | None, reason: str) -> str:
         method = quirk(record.facts, "local_boot") if record is not None else None
-        return local_boot_script(reason, LocalBootMethod(method or LocalBootMethod.EXIT))
+        word, _, url = (method or LocalBootMethod.EXIT).partition(":")
+        return local_boot_script(reason, LocalBootMethod(word), url or None)
 
     def _not_rendered(self, record: ServerRecord, run: int, what: str, error: BaremetalError) -> str:
         text = mask_tokens(str(error))

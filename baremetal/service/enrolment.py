@@ -27,7 +27,7 @@ _NUMBER = re.compile(r"\d{1,3}(\.\d{1,3})?\Z")
 QUIRKS: Mapping[str, re.Pattern[str]] = {
     "flip": re.compile(r"none\Z"),
     "efi": re.compile(r"(auto|never)\Z"),
-    "local_boot": re.compile(r"(exit|sanboot|chain)\Z"),
+    "local_boot": re.compile(r"(exit|sanboot|chain:https?://[A-Za-z0-9._~:/-]{1,200})\Z"),
     "min_interval": _NUMBER,
     "settle": _NUMBER,
     "flags_unreadable": re.compile(r"\Z"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +19,7 @@ from baremetal.errors import BaremetalError, Invalid, MediaMissing, Unknown
 from baremetal.lifecycle.model import BootTarget, Budgets, Limits, Method, Proof
 from baremetal.netboot.context import ServerFacts, merge_variables
 from baremetal.netboot.finding import Finding, Severity
-from baremetal.netboot.lint import SAMPLE_SERVER, lint_profile
+from baremetal.netboot.lint import SAMPLE_SERVER, check_renders, lint_profile
 from baremetal.netboot.profile import Profile
 from baremetal.netboot.templates import Templates, freeze
 from baremetal.service.recipe import Kitchen, Recipe, Shelf
@@ -154,18 +155,18 @@ class Profiles:
             return found
 
     def warm_up(self) -> None:
-        """Check the profiles whose media are here, so that the first deploy need not wait; log what is wrong."""
+        """Render every profile for sample servers and log what is wrong, so that a typo fails here and not in the rack.
+
+        Those whose media are here are linted too, so that the first deploy need not wait for the installers' checkers.
+        """
         for name in self.names():
             offer = self._offers[name]
-            try:
-                self.check_media(offer)
-                recipe = self.recipe(offer, SAMPLE_SERVER, {}, {})
-            except MediaMissing:
-                continue
-            except BaremetalError as error:
-                log.warning("profile is broken", profile=name, code=error.code, error=str(error))
-                continue
-            for finding in self._lint_once(recipe):
+            found: Sequence[Finding] = check_renders(offer.profile, self._templates, self._defaults)
+            if not found:
+                with suppress(MediaMissing):
+                    self.check_media(offer)
+                    found = self._lint_once(self.recipe(offer, SAMPLE_SERVER, {}, {}))
+            for finding in found:
                 if finding.severity is Severity.ERROR:
                     log.warning("profile is broken", profile=name, code=finding.code, error=str(finding))
 

@@ -63,6 +63,8 @@ def test_everything_is_brought_to_its_one_form() -> None:
         {"quirks": ["settle=soon"]},
         {"quirks": ["sttle=2"]},
         {"quirks": ["flip=disk"]},
+        {"quirks": ["local_boot=chain"]},
+        {"quirks": ["local_boot=chain:file:///x"]},
     ],
 )
 def test_what_cannot_be_right_is_refused(wrong: dict[str, Any]) -> None:
