@@ -103,6 +103,9 @@ def run(*, boot_mode: str, keep: bool, simulated: bool) -> None:
         except BaremetalError:
             _tail(stage)
             raise
+        except KeyboardInterrupt:
+            print("\nInterrupted; cleaning up", file=sys.stderr, flush=True)
+            raise
         if not ok:
             _tail(stage)
             raise typer.Exit(1)
@@ -118,14 +121,15 @@ def _play(stage: Stage, stack: ExitStack) -> bool:
     key = _operator_key(stage.folder)
     child = _start_service(stage, stack, key)
     guest = _start_guest(stage, stack)
-    media.wait()
     client = _connect(stage, stack, child)
+    media.wait()
     _enrol(client, guest)
     order = {"profile": "tiny"}
     _shell(f"baremetal deploy {guest.name} --profile tiny")
     accepted = client.post(server_path(guest.name, "deploy"), order)
     title = f"deploy {guest.name} · tiny · run {accepted['run']}"
-    if not deploying.watch(client, {guest.name: accepted["run"]}, Output.TABLE, title=title):
+    runs = {guest.name: accepted["run"]}
+    if not deploying.watch(client, runs, Output.TABLE, title=title, detaches=False):
         return False
     _show(client, guest, key.with_suffix(""))
     return True

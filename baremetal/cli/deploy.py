@@ -108,8 +108,10 @@ def finish(
         raise typer.Exit(codes[0] if codes and not runs else 1)
 
 
-def watch(client: Any, runs: dict[str, int], output: Output, *, title: str = "") -> bool:
-    """Follow runs to their end; says whether all went well. Ctrl-C detaches with 130."""
+def watch(
+    client: Any, runs: dict[str, int], output: Output, *, title: str = "", detaches: bool = True
+) -> bool:
+    """Follow runs to their end; says whether all went well. Ctrl-C detaches with 130, or is passed on."""
     from baremetal.cli.follow import Follower
 
     with _screen(list(runs), output) as screen:
@@ -121,6 +123,8 @@ def watch(client: Any, runs: dict[str, int], output: Output, *, title: str = "")
                 follower.begin(name, run)
             follower.wait()
         except KeyboardInterrupt:
+            if not detaches:
+                raise
             _detach(screen, [told.server for told in follower.open] or list(runs))
     return not any(told.failed for told in follower.told.values())
 
