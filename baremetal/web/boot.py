@@ -76,7 +76,7 @@ class BootApp:
             _get("/ipxe/cfg/{name}", self.named),
             Route("/answer/{token}/{file}", self.answer, methods=["GET"]),
             Route("/callback/{token}/log/{name}", self.log, methods=["PUT", "POST"]),
-            Route("/callback/{token}/{signal}", self.callback, methods=["GET", "POST"]),
+            _exactly(Route("/callback/{token}/{signal}", self.callback, methods=["GET", "POST"])),
             Route("/media/{path:path}", self.media, methods=["GET"]),
             _get("/{name}", self.named),
         ]
@@ -269,9 +269,12 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def _get(path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> Route:
-    """A route for GET alone: a script that is served counts, so HEAD must not look like it."""
-    route = Route(path, endpoint, methods=["GET"])
-    route.methods = {"GET"}
+    return _exactly(Route(path, endpoint, methods=["GET"]))
+
+
+def _exactly(route: Route) -> Route:
+    """Take HEAD away, which comes along with GET: a script that is served and a signal that is heard count."""
+    route.methods = {method for method in route.methods or () if method != "HEAD"}
     return route
 
 

@@ -134,6 +134,16 @@ def test_scripts_are_served_three_times_and_head_does_not_count(service: Service
     assert ["inst.ks=" in service.script() for _ in range(4)] == [True, True, True, False]
 
 
+def test_head_is_no_signal(service: Service) -> None:
+    service.enrol()
+    service.deploy_until_window()
+    answer, callback = service.tokens(service.script())
+    params = {"boot_id": BOOT}
+    assert service.machine.head(f"{callback}/install-started", params=params).status_code == 404
+    assert service.machine.head(answer).status_code == 200
+    assert service.get("/v1/servers/r1")["run"]["go"] is None
+
+
 def test_a_boot_script_after_go_fails_the_run(service: Service) -> None:
     service.enrol()
     service.deploy_until_window()
