@@ -55,7 +55,7 @@ _KERNEL = "linux-image-cloud-amd64"
 _PACKAGES = ("busybox-static", "dropbear-bin", "grub-efi-amd64-signed", "shim-signed", "syslinux-common")
 _BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio-rng")
 _ROOT_MODULES = ("evdev", "button")
-_KEPT_S = 24 * 3600.0
+_DAY_S = 24 * 3600.0
 _SCRIPTS = Path(__file__).parent / "system"
 _LIBRARY_NAME = re.compile(rb"(ld-linux-[\w.-]+|lib[\w+.-]+?\.so[.\d]*)\0")
 
@@ -73,18 +73,23 @@ class TinyMedia:
 def build(cache_dir: Path) -> TinyMedia:
     """Return the media, building them if these scripts and these package versions were not built before.
 
-    Idempotent and safe beside another process doing the same; takes seconds once the packages are fetched. Without
-    apt's lists the newest earlier build of the same scripts is returned; if there is none, LabError says what to run.
+    Idempotent and safe beside another process doing the same; takes seconds once the packages are fetched. Apt is asked
+    for newer packages once a day. Without its lists the newest earlier build of the same scripts is returned; if there
+    is none, LabError says what to run.
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
     scripts = _digest_scripts()
+    earlier = max(
+        (path for path in cache_dir.glob(f"{scripts}-*") if path.is_dir()), key=_asked_at, default=None
+    )
+    if earlier is not None and 0 <= time.time() - _asked_at(earlier) < _DAY_S:
+        return _media(earlier)
     try:
         wanted = _locate_packages()
     except LabError:
-        earlier = [_media(folder) for folder in cache_dir.glob(f"{scripts}-*") if folder.is_dir()]
-        if not earlier:
+        if earlier is None:
             raise
-        return max(earlier, key=lambda media: media.folder.stat().st_mtime)
+        return _media(earlier)
     versions = hashlib.sha256("\n".join(f"{each.file} {each.digest}" for each in wanted).encode()).hexdigest()
     folder = cache_dir / f"{scripts}-{versions[:12]}"
     with _locked(cache_dir / "lock"):
@@ -93,7 +98,13 @@ def build(cache_dir: Path) -> TinyMedia:
             files = packages.fetch(wanted, cache_dir / "packages")
             _build_beside(folder, files)
             _forget_older(folder, files)
+        os.utime(folder)
     return _media(folder)
+
+
+def _asked_at(folder: Path) -> float:
+    """When apt last said that this build is of the packages it would fetch."""
+    return folder.stat().st_mtime
 
 
 def _media(folder: Path) -> TinyMedia:
@@ -142,7 +153,7 @@ def _forget_older(newest: Path, files: Iterable[Path]) -> None:
     """Remove what no run of today can still use: builds and packages older than a day. Who serves files links them."""
     keep = {newest, *files}
     for path in [*newest.parent.glob("*-*"), *(newest.parent / "packages").iterdir()]:
-        if path in keep or time.time() - path.stat().st_mtime < _KEPT_S:
+        if path in keep or time.time() - path.stat().st_mtime < _DAY_S:
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -79,8 +80,19 @@ def test_without_apt_lists_an_earlier_build_of_the_same_scripts_serves(tmp_path:
     cache = tmp_path / "cache"
     earlier = cache / f"{build._digest_scripts()}-0123456789ab"
     earlier.mkdir(parents=True)
+    os.utime(earlier, (0, 0))
     (cache / "fedcba987654-0123456789ab").mkdir()
     assert build.build(cache).folder == earlier
+
+
+def test_apt_is_asked_once_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    older = tmp_path / f"{build._digest_scripts()}-0123456789ab"
+    newer = tmp_path / f"{build._digest_scripts()}-ba9876543210"
+    older.mkdir()
+    os.utime(older, (0, 0))
+    newer.mkdir()
+    assert build.build(tmp_path).folder == newer
 
 
 def test_an_unknown_package_is_refused_before_anything_is_fetched() -> None:
