@@ -1,8 +1,8 @@
 """The errors of the whole program, one small tree.
 
-Owns the classes, the stable `BM…` codes (listed for people in `docs/errors.md`) and the shape of a message: what happened,
-to which server, what we saw, what to do next. Knows nothing of HTTP statuses or exit codes: `web` and `cli` map classes to those.
-Errors of libraries are translated into these at the edge, with `raise … from error`.
+Owns the classes, the stable `BM…` codes (listed for people in `docs/errors.md`) and the shape of a message: what
+happened, to which server, what we saw, what to do next. Knows nothing of HTTP statuses or exit codes: `web` and `cli`
+map classes to those. Errors of libraries are translated into these at the edge, with `raise … from error`.
 """
 
 from __future__ import annotations
@@ -103,7 +103,13 @@ class Invalid(BaremetalError):
     code = "BM505"
 
     def __init__(
-        self, what: str, *, file: str | None = None, line: int | None = None, variable: str | None = None, **more: Any
+        self,
+        what: str,
+        *,
+        file: str | None = None,
+        line: int | None = None,
+        variable: str | None = None,
+        **more: Any,
     ) -> None:
         super().__init__(what, **more)
         self.file = file
@@ -111,7 +117,9 @@ class Invalid(BaremetalError):
         self.variable = variable
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}: " if self.file and self.line else f"{self.file}: " if self.file else ""
+        place = (
+            f"{self.file}:{self.line}: " if self.file and self.line else f"{self.file}: " if self.file else ""
+        )
         return place + super().__str__()
 
     def as_dict(self) -> dict[str, Any]:
