@@ -39,9 +39,10 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         rf"\1{MASK}\2",
     ),
-    # scheme://user:password@host; for a BMC's URL up to the last @, because passwords carry anything
-    (re.compile(r"\b((?:ipmi|sim|redfish(?:\+https?)?)://[^\s:/@]*):\S+@"), rf"\1:{MASK}@"),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@", re.IGNORECASE), rf"\1:{MASK}@"),
+    # scheme://user:password@host; for a BMC's URL up to the last @, because passwords carry anything. Machines upload
+    # such texts, so no shape may take more than a bounded look ahead from where it begins.
+    (re.compile(r"\b((?:ipmi|sim|redfish(?:\+https?)?)://[^\s:/@]{0,256}):\S{1,512}@"), rf"\1:{MASK}@"),
+    (re.compile(r"(://[^\s:/@]{0,256}):[^\s/@]{1,512}@"), rf"\1:{MASK}@"),
     # the two tokens of a run, wherever their URL is printed
     (re.compile(r"(/(?:answer|callback)/)[^/\s?#\"']+"), rf"\1{MASK}"),
     (re.compile(r"\b(bearer\s+)[A-Za-z0-9._~+/=-]+", re.IGNORECASE), rf"\1{MASK}"),

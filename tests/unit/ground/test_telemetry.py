@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -45,6 +46,29 @@ def out() -> Iterator[io.StringIO]:
 )
 def test_masks_what_has_the_shape_of_a_secret(text: str, masked: str) -> None:
     assert redact_text(text) == masked
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "a.",
+        "a-",
+        "ipmi://:",
+        "a://b:",
+        "://",
+        " -password ",
+        "-----BEGIN ",
+        "password",
+        "token ",
+        "secret='",
+        "$1$",
+        "bearer ",
+    ],
+)
+def test_no_text_of_a_machine_takes_long(part: str) -> None:
+    began = time.process_time()
+    redact_text(part * (65536 // len(part)))
+    assert time.process_time() - began < 5, "the work must not grow with the square of the length"
 
 
 @pytest.mark.parametrize(
