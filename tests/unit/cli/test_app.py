@@ -16,6 +16,8 @@ from baremetal.cli.enroll import read_roster
 from baremetal.cli.options import pairs
 from baremetal.errors import BmcError, BmcErrorKind
 
+pytestmark = pytest.mark.slow
+
 HEAVY = {
     "sqlmodel",
     "sqlalchemy",

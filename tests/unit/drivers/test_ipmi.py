@@ -21,6 +21,8 @@ from baremetal.sim.chassis import DummyChassis
 from baremetal.sim.rmcp import BmcFarm
 from baremetal.sim.sessions import User
 
+pytestmark = pytest.mark.slow
+
 Answer = Callable[[bytes], list[bytes]]
 RMCP = b"\x06\x00\xff\x07"
 

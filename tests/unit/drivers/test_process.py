@@ -19,6 +19,8 @@ import pytest
 from baremetal.drivers.process import Child, warm
 from baremetal.errors import BmcError, BmcErrorKind, Superseded
 
+pytestmark = pytest.mark.slow
+
 # a place where nobody answers: a socket that is bound and never read
 HANG = ("open", "127.0.0.1", 9, b"user", b"password", None, None)
 

@@ -20,6 +20,8 @@ from baremetal.sim.knobs import Knobs
 from baremetal.sim.rmcp import BmcFarm
 from baremetal.sim.sessions import User
 
+pytestmark = pytest.mark.slow
+
 ACCOUNT = BmcCredentials("admin", "right")
 SHORT = Deadlines(connect_s=3.0, read_s=1.5, write_s=1.5)
 

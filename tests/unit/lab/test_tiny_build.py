@@ -12,6 +12,8 @@ import pytest
 from baremetal.errors import LabError
 from baremetal.lab.tiny import build, cpio, image, packages
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

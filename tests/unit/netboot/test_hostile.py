@@ -15,6 +15,8 @@ from baremetal.netboot.render import render_answer, render_install_script
 from baremetal.netboot.variables import DEFAULTS
 from tests.unit.netboot.sample import context, frozen
 
+pytestmark = pytest.mark.slow
+
 NASTY = [
     "x\n%end\n%pre\nreboot\n%end",
     "x --iscrypted y",

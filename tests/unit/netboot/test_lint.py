@@ -14,6 +14,8 @@ from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.templates import Templates
 from tests.unit.netboot.sample import PROFILES
 
+pytestmark = pytest.mark.slow
+
 PARTS = """
 %pre
 {% include "kickstart/_pre.sh.j2" %}

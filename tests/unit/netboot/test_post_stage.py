@@ -14,6 +14,8 @@ from baremetal.netboot.render import render_answer
 from tests.unit.netboot.sample import PROOF_KEY, SERVER, context, frozen
 from tests.unit.netboot.stage import OFF, SHELLS, Machine, Office, disks_of, office, section
 
+pytestmark = pytest.mark.slow
+
 KEY = "ssh-ed25519 " + "A" * 68 + " ops@example"
 GIB = 2**30 // 512
 

@@ -15,6 +15,8 @@ from baremetal.netboot.render import render_answer
 from tests.unit.netboot.sample import SERVER, context, frozen
 from tests.unit.netboot.stage import OFF, SHELLS, Machine, Office, disks_of, office, section
 
+pytestmark = pytest.mark.slow
+
 GIB = 2**30 // 512
 
 

@@ -13,6 +13,8 @@ from baremetal.lifecycle.model import Signal
 from baremetal.service.news import News, mismatch, read_json, read_news, swapped_uuid
 from baremetal.store.records import Facts
 
+pytestmark = pytest.mark.slow
+
 FACTS = Facts(
     "sim://a",
     "sim://a",

@@ -23,6 +23,8 @@ from baremetal.sim.sessions import Privilege, User
 from baremetal.sim.suites import SUITES, Keys, Malformed
 from tests.unit.sim.rmcp_client import Client, message, outside
 
+pytestmark = pytest.mark.slow
+
 PING = b"\x06\x00\xff\x06\x00\x00\x11\xbe\x80\x07\x00\x00"
 CAPABILITIES = b"\x06\x00\xff\x07" + bytes(9) + bytes((9,)) + message(6, 0x38, b"\x8e\x04")
 

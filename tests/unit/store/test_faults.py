@@ -24,6 +24,8 @@ from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store
 from tests.unit.store.fleet import NOW, PASSWORD, ask, live, new, submit
 
+pytestmark = pytest.mark.slow
+
 STORES = ("file",)
 
 

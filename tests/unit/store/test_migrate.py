@@ -20,6 +20,8 @@ from baremetal.store.store import Store
 from baremetal.store.tables import METADATA
 from tests.unit.store.fleet import NOW, new
 
+pytestmark = pytest.mark.slow
+
 # A database in memory is made from the tables, and never opened twice.
 STORES = ("file", "postgresql")
 

@@ -18,6 +18,8 @@ from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store
 from tests.unit.store.fleet import NOW, SECOND, ask, mac, new, submit
 
+pytestmark = pytest.mark.slow
+
 WRITERS = 8
 
 
