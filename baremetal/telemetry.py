@@ -157,7 +157,7 @@ def configure(*, form: str = "console", level: str = "info", stream: TextIO | No
 # Libraries that tell, at `info`, what nobody asked them. uvicorn's access log repeats our own timeline, with URLs.
 _QUIET = {
     "alembic": logging.WARNING,
-    "apscheduler": logging.WARNING,
+    "apscheduler": logging.ERROR,  # that a tick was left out because the one before still runs is no news
     "httpcore2": logging.WARNING,
     "httpx2": logging.WARNING,
     "paramiko": logging.WARNING,

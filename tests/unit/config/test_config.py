@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from pathlib import Path
 
@@ -52,6 +53,31 @@ def test_budgets_and_limits_are_those_of_the_core() -> None:
     assert set(ProfileConfig.model_fields["budgets"].default.model_dump()) == set(
         dataclasses.asdict(Budgets())
     )
+
+
+def test_every_setting_is_read_by_the_program() -> None:
+    """A key that nothing reads would be a promise that nobody keeps."""
+    texts = [path.read_text() for path in (ROOT / "baremetal").rglob("*.py") if path.name != "settings.py"]
+    program = "\n".join([*texts, _properties()])
+    whole = ("budgets", "limits")  # handed on as they are
+    for section, model in _sections().items():
+        for name in model.model_fields:
+            found = re.search(
+                rf"\b(config|server|bmc|deploy|security|database|profile|self)\.(\w+\.)?{name}\b", program
+            )
+            assert found or name in whole, f"[{section}] {name} is read nowhere"
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    fields = Config.model_fields
+    found = {name: type(field.default) for name, field in fields.items() if name != "profile"}
+    return {**found, "profile.NAME": ProfileConfig}
+
+
+def _properties() -> str:
+    """The part of the settings' own module that reads them."""
+    text = (ROOT / "baremetal" / "config" / "settings.py").read_text()
+    return text[text.index("    @property") :]
 
 
 # ---- sources
