@@ -32,8 +32,9 @@ from baremetal.cli.ssh import log_in
 from baremetal.client import Client, Place, server_path
 from baremetal.errors import BaremetalError, LabError, TimedOut, Unavailable
 
-_READY_S = 40.0
-_VERIFIED_S = 60.0
+# Generous: on a host that is busy with other things, starting alone may take a minute.
+_READY_S = 180.0
+_VERIFIED_S = 120.0
 _LOOK = "cat /etc/baremetal/run; uname -a"
 # The guest's name for this host's loopback, by QEMU's own network.
 _GUEST_HOST = "10.0.2.2"

@@ -30,7 +30,7 @@ def _group() -> None:
 
 @app.command()
 def enroll(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="What to call it.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="What to call it.")] = None,
     bmc: Annotated[
         str | None, typer.Option("--bmc", metavar="URL", help="Its BMC, as in ipmi://admin@10.0.0.1.")
     ] = None,

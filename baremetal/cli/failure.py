@@ -31,15 +31,16 @@ def exit_code(error: BaremetalError) -> int:
     return next((code for kind, code in _CODES if isinstance(error, kind)), 1)
 
 
-def tell(error: BaremetalError) -> None:
-    """Print an error on stderr: what happened, what was seen, what to do."""
+def tell(error: BaremetalError, word: str = "error") -> None:
+    """Print an error (or a `warning`) on stderr: what happened, what was seen, what to do."""
     paint = Paint.stderr()
     body = error.as_dict()
     place = ""
     if body.get("file"):
         place = f"{body['file']}:{body['line']}: " if body.get("line") else f"{body['file']}: "
     who = f"{error.server}: " if error.server and not error.what.startswith(error.server) else ""
-    say(f"{paint('error', 'red', 'bold')} {paint(error.code, 'bold')}  {place}{who}{error.what}")
+    head = paint(word, "red" if word == "error" else "yellow", "bold")
+    say(f"{head} {paint(error.code, 'bold')}  {place}{who}{error.what}")
     rows = getattr(error, "rows", ())
     if error.seen and not rows:
         say(f"  {paint('seen', 'dim')}  {error.seen}")

@@ -111,7 +111,7 @@ def render(name: Name, profile: ProfileOption = None, output: OutputOption = Out
 
 @app.command()
 def doctor(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", autocompletion=complete_server)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", autocompletion=complete_server)] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Look for problems, each with its fix: of the installation, or with NAME of a server and its BMC. Reads only.

@@ -35,7 +35,12 @@ class Device(StrEnum):
 
 @app.command()
 def power(
-    word: Annotated[PowerWord, typer.Argument(help="What to make of it; status asks the BMC.")],
+    word: Annotated[
+        PowerWord,
+        typer.Argument(
+            metavar="on|off|soft-off|reset|status", help="What to make of it; status asks the BMC."
+        ),
+    ],
     names: Names,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -58,7 +63,12 @@ def power(
 
 @app.command()
 def bootdev(
-    device: Annotated[Device, typer.Argument(help="Where to boot next; none clears the override.")],
+    device: Annotated[
+        Device,
+        typer.Argument(
+            metavar="pxe|disk|cdrom|bios|none", help="Where to boot next; none clears the override."
+        ),
+    ],
     names: Names,
     persistent: Annotated[bool, typer.Option("--persistent", help="Every time, not only once.")] = False,
     force: Annotated[

@@ -50,7 +50,7 @@ Name = Annotated[
 ]
 Names = Annotated[
     list[str],
-    typer.Argument(metavar="NAME...", help="Servers by name or id.", autocompletion=complete_server),
+    typer.Argument(metavar="NAME", help="Servers by name or id.", autocompletion=complete_server),
 ]
 ProfileOption = Annotated[
     str | None,

@@ -69,7 +69,7 @@ def _text(value: Any) -> str:
 @profile.command()
 def lint(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROFILE...]", autocompletion=complete_profile)
+        list[str] | None, typer.Argument(metavar="PROFILE", autocompletion=complete_profile)
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -96,5 +96,7 @@ def lint(
             print(f"{entry['name']}: {verdict}")
             for problem in entry["problems"]:
                 tell(read_error(problem))
+            for warning in entry.get("warnings", ()):
+                tell(read_error(warning), "warning")
     if bad:
         raise typer.Exit(7)

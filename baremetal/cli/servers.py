@@ -243,7 +243,9 @@ def forget(
 
 @app.command()
 def maintenance(
-    switch: Annotated[Switch, typer.Argument(help="on: nothing is written to it, its clocks stand still.")],
+    switch: Annotated[
+        Switch, typer.Argument(metavar="on|off", help="on: nothing is written to it, its clocks stand still.")
+    ],
     names: Names,
     output: OutputOption = Output.TABLE,
 ) -> None:

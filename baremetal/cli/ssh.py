@@ -25,9 +25,7 @@ def _group() -> None:
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def ssh(
     name: Name,
-    command: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="Run this instead.")
-    ] = None,
+    command: Annotated[list[str] | None, typer.Argument(metavar="COMMAND", help="Run this instead.")] = None,
     identity: Annotated[
         Path | None, typer.Option("--identity", "-i", metavar="FILE", help="Private key to log in with.")
     ] = None,

@@ -1,4 +1,4 @@
-"""`baremetal token`: who may use the API."""
+"""`baremetal token` and `baremetal secrets`: who may use the API, and the key that seals BMC passwords."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from baremetal.cli.paint import say
 app = typer.Typer(rich_markup_mode=None)
 token = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Make and revoke tokens for the API.")
 app.add_typer(token, name="token")
+secrets = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The key that seals BMC passwords.")
+app.add_typer(secrets, name="secrets")
 
 
 @token.command()
@@ -61,3 +63,18 @@ def revoke(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     with Client.find() as client:
         client.delete(f"/v1/tokens/{quote(name, safe='')}")
     print(f"{name}: revoked")
+
+
+@secrets.callback()
+def _group() -> None:
+    """The key that seals BMC passwords."""
+
+
+@secrets.command("rotate-key")
+def rotate_key() -> None:
+    """Make a new key and seal every BMC password with it; the old key opens nothing afterwards."""
+    from baremetal.client import Client
+
+    with Client.find() as client:
+        count = client.post("/v1/secrets/rotate-key")["resealed"]
+    print(f"{count} BMC account{'s' if count != 1 else ''} sealed with a new key")

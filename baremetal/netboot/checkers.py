@@ -6,6 +6,7 @@ checker that is not installed is a finding of its own, never a silent pass. Deli
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -111,6 +112,8 @@ def _run(command: list[str], text: str) -> tuple[int, str]:
                 timeout=_DEADLINE_S,
                 check=False,
                 cwd=folder,
+                # ksvalidator leaves a copy of what it reads among the temporary files.
+                env=os.environ | {"TMPDIR": folder},
             )
         except subprocess.TimeoutExpired:
             return 1, f"{Path(command[0]).name} did not end within {_DEADLINE_S:.0f} s"

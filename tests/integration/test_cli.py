@@ -216,6 +216,8 @@ def test_looking(bml: Run, enrolled: SimulatedServer) -> None:
     assert "No problem found" in out
     assert bml("profile", "list", "-o", "name")[1].split().count("test") == 1
     assert bml("profile", "lint", "test")[:2] == (0, "test: fine\n")
+    assert bml("secrets", "rotate-key")[:2] == (0, "1 BMC account sealed with a new key\n")
+    assert bml("power", "status", "r1")[:2] == (0, "r1: off\n")
     assert bml("profile", "show", "tets")[0] == 3
     assert bml("logs", "r1")[:2] == (0, "")
     assert bml("events", "r1", "--all")[1].count("\n") >= 4
