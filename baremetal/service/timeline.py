@@ -15,6 +15,7 @@ from baremetal.errors import Unknown
 from baremetal.service import views
 from baremetal.store.records import HistoryEntry
 from baremetal.store.store import Store
+from baremetal.telemetry import redact_text
 
 _PAGE = 1000
 
@@ -159,7 +160,8 @@ class Timeline:
                 "name": entry.name,
                 "at": entry.at,
                 "size": len(entry.content),
-                "text": entry.content.decode("utf-8", "replace"),
+                # An installer logs its kernel command line, and with it the fetch token.
+                "text": redact_text(entry.content.decode("utf-8", "replace")),
             }
             for entry in self._store.logs(record.id, run)
         ]

@@ -40,7 +40,8 @@ def test_a_machine_on_its_whole_way(service: Service) -> None:
     assert server["run"]["go"]["disk"] == "vda"
     form = {"boot_id": BOOT, "stage": "packages", "percent": "40"}
     assert service.machine.post(f"{callback}/progress", data=form).status_code == 200
-    assert service.machine.put(f"{callback}/log/anaconda.log", content=b"all well\n").status_code == 200
+    told = f"cmdline: inst.ks={answer} quiet; {callback}/progress\n"
+    assert service.machine.put(f"{callback}/log/anaconda.log", content=told.encode()).status_code == 200
     done = {"boot_id": BOOT, "ssh_host_keys": json.dumps([KEY]), "addresses": '["10.0.0.5"]'}
     reply = service.machine.get(f"{callback}/install-complete", params=done)
     assert (reply.status_code, reply.text) == (200, "ok")
@@ -66,7 +67,10 @@ def test_a_machine_on_its_whole_way(service: Service) -> None:
         assert any(word in note for note in notes), (word, notes)
     tell = service.get("/v1/servers/r1/timeline")
     assert (tell["outcome"], tell["disk"]) == ("active", "vda")
-    assert service.get("/v1/servers/r1/logs")["logs"][0]["text"] == "all well\n"
+    (log,) = service.get("/v1/servers/r1/logs")["logs"]
+    assert log["text"].endswith(
+        "/answer/***/ks.cfg quiet; " + callback.rpartition("/")[0] + "/***/progress\n"
+    )
 
 
 def test_a_rebuild_repeats_what_is_deployed_and_tokens_stay_secret(service: Service) -> None:
