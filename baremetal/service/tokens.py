@@ -108,6 +108,9 @@ class Tokens:
         if not any(entry.name == name for entry in self._store.tokens()):
             raise Unknown(f"no token {name!r}")
         self._store.revoke(name)
+        if name == FIRST:
+            # Or the next start would take the file's word for it, and the token would be good again.
+            self._file.unlink(missing_ok=True)
 
 
 def _make() -> str:
