@@ -180,7 +180,7 @@ class Profiles:
             raise MediaMissing(
                 f"profile {offer.name}: {' and '.join(missing)} missing",
                 seen=f"looked in {folder}",
-                fix=f"put them there, or run `baremetal media add {offer.name} ISO`",
+                fix="put them there; an installation medium or a mirror of the distribution has them",
             )
 
     def _brief(self, offer: Offer) -> dict[str, Any]:
