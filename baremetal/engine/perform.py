@@ -168,7 +168,7 @@ class Performer:
         point = "boot_set" if once else "boot_target"
         efi = boot_mode is BootMode.UEFI and quirks.efi == "auto"
         # a one-time flag that stands already may be about to expire, so it is always set anew
-        if not once and _agrees(bmc.boot_device(), action, efi, quirks):
+        if not once and flags_agree(bmc.boot_device(), action, efi, quirks):
             return Seen(text="read back")
         armed = _armed(permit, f"{point}.send")
         bmc.set_boot_device(action.device, persistent=action.persistent, efi=efi, permit=armed)
@@ -176,11 +176,11 @@ class Performer:
         failpoint(f"{point}.verify:before")
         flags = bmc.boot_device()
         failpoint(f"{point}.verify:after")
-        if not _agrees(flags, action, efi, quirks):
+        if not flags_agree(flags, action, efi, quirks):
             raise BmcError(
                 f"{action}: the BMC accepted it and shows something else",
                 BmcErrorKind.NO_EFFECT,
-                seen=_words(flags),
+                seen=flags_in_words(flags),
                 fix="see `baremetal set --quirk` for this firmware (efi=never, flip=none, flags_unreadable)",
             )
         return Seen(wrote=True, text="read back")
@@ -194,7 +194,8 @@ def _armed(permit: Permit, point: str) -> Permit:
     return ask
 
 
-def _agrees(flags: BootFlags, action: EnsureBootDevice, efi: bool, quirks: Quirks) -> bool:
+def flags_agree(flags: BootFlags, action: EnsureBootDevice, efi: bool, quirks: Quirks) -> bool:
+    """Whether the boot flags that were read back are those that were asked for."""
     if flags.valid is None:
         return quirks.flags_unreadable
     if action.device is BootDevice.NONE:
@@ -207,7 +208,7 @@ def _agrees(flags: BootFlags, action: EnsureBootDevice, efi: bool, quirks: Quirk
     )
 
 
-def _words(flags: BootFlags) -> str:
+def flags_in_words(flags: BootFlags) -> str:
     if flags.valid is None:
         return "boot flags that cannot be read"
     return (

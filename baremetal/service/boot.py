@@ -129,7 +129,7 @@ class Boot:
                 address=look.machine.address,
             )
         telemetry.BOOT_ANSWERS.labels("ipxe", "local" if look.record is not None else "unknown").inc()
-        return self._local(look.record, look.answer.reason)
+        return local_script(look.record, look.answer.reason)
 
     def settle(self, look: Look) -> str:
         """Commit what serving this machine means for its run, and give the script. Waits for the database."""
@@ -150,7 +150,7 @@ class Boot:
             with failpoints("boot.serve"):
                 decision = self._engine.submit(record.id, Fetched(Fetch.SCRIPT, look.machine.address))
         except Unknown:
-            return self._local(None, "unknown machine: it was forgotten just now")
+            return local_script(None, "unknown machine: it was forgotten just now")
         except Unavailable as error:
             log.warning("a boot script was held back", server=record.life.name, error=str(error))
             return wait_script(look.machine.base)
@@ -165,7 +165,7 @@ class Boot:
             telemetry.BOOT_ANSWERS.labels("ipxe", "install").inc()
             return text
         telemetry.BOOT_ANSWERS.labels("ipxe", "local").inc()
-        return self._local(record, decision.note)
+        return local_script(record, decision.note)
 
     def meet(self, machine: Machine) -> None:
         """Remember a stranger for `baremetal list --unknown`. Best effort."""
@@ -197,18 +197,13 @@ class Boot:
             self._strangers[mac] = at
         return True
 
-    def _local(self, record: ServerRecord | None, reason: str) -> str:
-        method = quirk(record.facts, "local_boot") if record is not None else None
-        word, _, url = (method or LocalBootMethod.EXIT).partition(":")
-        return local_boot_script(reason, LocalBootMethod(word), url or None)
-
     def _not_rendered(self, record: ServerRecord, run: int, what: str, error: BaremetalError) -> str:
         text = mask_tokens(str(error))
         log.error(
             "nothing was served: rendering failed", server=record.life.name, code=error.code, error=text
         )
         self._seen(record, run, "render", f"{error.code} {what} not served: {text}")
-        return self._local(record, f"{what} could not be rendered")
+        return local_script(record, f"{what} could not be rendered")
 
     # -- answer files --
 
@@ -393,6 +388,13 @@ class Boot:
             self._noted.clear()
         self._noted[key] = at
         self._observations.add(record.id, record.life.name, run, what, note, data)
+
+
+def local_script(record: ServerRecord | None, reason: str) -> str:
+    """Give the script that leaves a machine to its own disk, in the way that its server wants it."""
+    method = quirk(record.facts, "local_boot") if record is not None else None
+    word, _, url = (method or LocalBootMethod.EXIT).partition(":")
+    return local_boot_script(reason, LocalBootMethod(word), url or None)
 
 
 def machine_mac(text: str) -> str:

@@ -17,6 +17,8 @@ from baremetal.lifecycle.model import BootMode, BootTarget
 from baremetal.netboot.variables import normal_mac, normal_uuid, validate_variables
 from baremetal.store.records import Facts
 
+# A server named like an id would inherit what was made for that id, its tokens too.
+_ID = re.compile(r"[0-9a-f]{32}\Z")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?\Z")
 _TAG = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,62})\Z|[A-Za-z0-9]\Z")
 _VALUE = re.compile(r"[A-Za-z0-9 ._:/@+-]{0,128}\Z")
@@ -81,11 +83,11 @@ class ServerChange:
 
 def server_name(text: str) -> str:
     """Check a server's name (one label of RFC 1123, lower case). Raises Invalid."""
-    if not _NAME.match(text):
+    if not _NAME.match(text) or _ID.match(text):
         raise Invalid(
             f"{text[:64]!r} is no name for a server",
             variable="name",
-            fix="use a-z, 0-9 and '-', at most 48, beginning and ending with a letter or digit",
+            fix="use a-z, 0-9 and '-', at most 48, beginning and ending with a letter or digit; not 32 hex digits",
         )
     return text
 

@@ -14,10 +14,11 @@ from baremetal.lifecycle.decide import current_step, owed
 from baremetal.lifecycle.model import Run, Server
 from baremetal.lifecycle.workflows import Await, Do
 from baremetal.netboot.answer import BootAnswer, Install, TargetBoot, choose_answer
-from baremetal.netboot.scripts import LocalBootMethod, boot_script, local_boot_script
+from baremetal.netboot.scripts import boot_script, local_boot_script
 from baremetal.netboot.variables import normal_mac
-from baremetal.service.enrolment import quirk
+from baremetal.service.boot import local_script
 from baremetal.service.recipe import Kitchen
+from baremetal.service.servers import find
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 
@@ -98,9 +99,14 @@ class Explain:
         try:
             mac = normal_mac(subject)
         except Invalid:
-            record = self._store.server(subject)
-            return record, record.facts.macs[0]
-        return self._store.server_by_mac(mac), mac
+            mac = ""
+        try:
+            record = find(self._store, subject)
+        except Unknown:
+            if not mac:
+                raise
+            return None, mac
+        return record, mac if mac in record.facts.macs else record.facts.macs[0]
 
     def _script(self, record: ServerRecord | None, answer: BootAnswer) -> str:
         if record is not None and isinstance(answer, Install):
@@ -111,8 +117,7 @@ class Explain:
                 return self._kitchen.preview(self._kitchen.recipe(run), answer.run, self._base)[0]["text"]
             except BaremetalError as error:
                 return local_boot_script(f"boot script could not be rendered: {error}")
-        method = quirk(record.facts, "local_boot") if record is not None else None
-        return local_boot_script(answer.reason, LocalBootMethod(method or LocalBootMethod.EXIT))
+        return local_script(record, answer.reason)
 
     def _run(self, life: Server) -> dict[str, Any]:
         """Say where the run stands: the last sign of life, what should come next, and what may keep it."""

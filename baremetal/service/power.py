@@ -14,8 +14,9 @@ from typing import Any
 
 from baremetal.drivers.base import BmcDriver, BootFlags, PowerTarget
 from baremetal.engine.engine import Engine
-from baremetal.engine.perform import Quirks
+from baremetal.engine.perform import Quirks, flags_agree, flags_in_words
 from baremetal.errors import BmcError, BmcErrorKind, Invalid, Refused, Superseded
+from baremetal.lifecycle.actions import EnsureBootDevice
 from baremetal.lifecycle.model import BootDevice, BootMode, PowerState
 from baremetal.service import views
 from baremetal.service.servers import find
@@ -101,21 +102,17 @@ class Power:
         self._check_free(record, f"boot device {device}")
         how = ", persistent" if persistent else ""
         self._audit(record, f"boot device {device}{how}", by)
-        efi = record.facts.boot_mode == BootMode.UEFI and Quirks.parse(record.facts.quirks).efi == "auto"
+        quirks = Quirks.parse(record.facts.quirks)
+        efi = record.facts.boot_mode == BootMode.UEFI and quirks.efi == "auto"
         with ExitStack() as stack:
             bmc = self._engine.converse(record, stack)
             bmc.set_boot_device(wanted, persistent=persistent, efi=efi, permit=self._permit(record))
             flags = bmc.boot_device()
-        stuck = flags.valid is None or (
-            not flags.valid
-            if wanted is BootDevice.NONE
-            else flags.valid and flags.device is wanted and flags.persistent is persistent
-        )
-        if not stuck and not (wanted is BootDevice.NONE and flags.device in (None, BootDevice.NONE)):
+        if not flags_agree(flags, EnsureBootDevice(wanted, persistent), efi, quirks):
             raise BmcError(
                 f"{record.life.name}: boot device {device} did not stick",
                 BmcErrorKind.NO_EFFECT,
-                seen=f"{flags.device or 'no device'}, {'valid' if flags.valid else 'not valid'}",
+                seen=flags_in_words(flags),
                 fix="see `baremetal set --quirk` for this firmware",
             )
         return _flags(record, flags)

@@ -207,15 +207,19 @@ class Servers:
 
 
 def find(store: Store, ref: str) -> ServerRecord:
-    """Find a server by name, id or MAC. Raises Unknown."""
+    """Find a server by name, id or MAC, in this order: a server may be named like a MAC. Raises Unknown."""
     try:
-        mac = normal_mac(ref)
-    except Invalid:
         return store.server(ref)
-    record = store.server_by_mac(mac)
-    if record is None:
-        raise Unknown(f"no server has the MAC {mac}")
-    return record
+    except Unknown:
+        try:
+            record = store.server_by_mac(mac := normal_mac(ref))
+        except Invalid:
+            record, mac = None, ""
+        if record is not None:
+            return record
+        if mac:
+            raise Unknown(f"no server has the MAC {mac}") from None
+        raise
 
 
 def ssh_places(variables: Mapping[str, str], ip: str, addresses: Sequence[str]) -> list[tuple[str, int]]:

@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from baremetal.sim.knobs import EfiPolicy, Knobs
 from tests.integration.conftest import MAC, Service, enrolment
 
 
@@ -145,6 +146,14 @@ def test_power_and_boot_device(service: Service) -> None:
     assert any(event["note"].startswith("power on by") for event in audits)
 
 
+def test_a_boot_device_without_its_efi_bit_did_not_stick(service: Service) -> None:
+    service.enrol(boot_mode="uefi")
+    service.bmcs["r1"].knobs = Knobs(efi_policy=EfiPolicy.DROPS)
+    answer = service.api.put("/v1/servers/r1/boot-device", json={"device": "pxe"})
+    assert (answer.status_code, answer.json()["code"]) == (502, "BM105")
+    assert "no EFI" in answer.json()["seen"]
+
+
 def test_unreachable_bmc_is_504(service: Service) -> None:
     service.post("/v1/servers", enrolment("gone", verify=False), 201)
     answer = service.get("/v1/servers/gone/power", 504)
@@ -198,6 +207,13 @@ def test_explain_says_what_a_stranger_and_a_server_boot(service: Service) -> Non
     assert told["run"]["number"] == number
     assert "fetches its boot script" in told["run"]["next"]
     assert "/answer/masked/" in told["paths"][0]["script"]
+
+
+def test_explain_leaves_a_machine_to_its_disk_as_the_boot_app_does(service: Service) -> None:
+    service.enrol(quirks=["local_boot=chain:http://10.0.0.1/own.ipxe"])
+    script = service.get("/v1/servers/r1/explain")["paths"][0]["script"]
+    assert "chain --autofree http://10.0.0.1/own.ipxe" in script
+    assert script == service.script()
 
 
 def test_doctor_finds_a_frozen_bmc(service: Service) -> None:

@@ -39,6 +39,7 @@ def test_everything_is_brought_to_its_one_form() -> None:
         {"name": "-web"},
         {"name": "a" * 49},
         {"name": "a.b"},
+        {"name": "0123456789abcdef" * 2},
         {"name": "r1\n"},
         {"bmc": "10.0.0.1"},
         {"bmc": "ipmi://10.0.0.1"},

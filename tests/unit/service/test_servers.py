@@ -13,11 +13,11 @@ from baremetal.drivers.registry import open_conversation
 from baremetal.engine.conversations import Conversations
 from baremetal.engine.engine import Engine
 from baremetal.engine.perform import LoginTarget, Performer
-from baremetal.errors import Conflict, LoginError, Refused
+from baremetal.errors import Conflict, LoginError, Refused, Unknown
 from baremetal.lifecycle.model import ProvisionState
 from baremetal.service.enrolment import Enrolment
 from baremetal.service.roster import InvalidRows
-from baremetal.service.servers import Servers, ssh_places
+from baremetal.service.servers import Servers, find, ssh_places
 from baremetal.sim.bmc import SimulatedBmc
 from baremetal.sim.chassis import DummyChassis
 from baremetal.store.records import RunRecord, ServerRecord
@@ -121,6 +121,21 @@ def test_one_wrong_row_takes_none(rig: Rig) -> None:
     rig.servers.enrol([new(verify=False)], "me")
     with pytest.raises(Conflict, match="r1"):
         rig.servers.enrol([new("r2")], "me")
+
+
+def test_a_name_goes_before_a_mac(rig: Rig) -> None:
+    rig.servers.enrol([new("525400000002", verify=False)], "me")
+    board.plug("r2", SimulatedBmc(DummyChassis(), time.monotonic), time.sleep)
+    try:
+        rig.servers.enrol([new("r2", "52:54:00:00:00:02", verify=False)], "me")
+    finally:
+        board.unplug("r2")
+    assert find(rig.store, "525400000002").life.name == "525400000002"
+    assert find(rig.store, "52:54:00:00:00:02").life.name == "r2"
+    with pytest.raises(Unknown, match="52:54:00:00:00:03"):
+        find(rig.store, "52:54:00:00:00:03")
+    with pytest.raises(Unknown, match="r3"):
+        find(rig.store, "r3")
 
 
 def test_forget_needs_force_while_something_is_under_way(rig: Rig) -> None:
