@@ -82,7 +82,7 @@ class Service:
         return answer.json()
 
     def wait(
-        self, name: str, done: Callable[[dict[str, Any]], bool], within_s: float = 15.0
+        self, name: str, done: Callable[[dict[str, Any]], bool], within_s: float = 60.0
     ) -> dict[str, Any]:
         until = time.monotonic() + within_s
         while True:
@@ -164,14 +164,14 @@ class Runner(threading.Thread):
 
     def begin(self) -> None:
         self.start()
-        assert self.ready.wait(30)
+        assert self.ready.wait(100)
         if self.error is not None:
             raise self.error
 
     def end(self) -> None:
         if self._loop is not None and self._halt is not None and self.is_alive():
             self._loop.call_soon_threadsafe(self._halt.set)
-        self.join(30)
+        self.join(100)
         assert not self.is_alive()
         if self.error is not None:
             raise self.error
