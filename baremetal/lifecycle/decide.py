@@ -7,12 +7,13 @@ cell by cell, with `tests/golden/transitions.md`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from hashlib import blake2b
 
 from baremetal.lifecycle.actions import Action, CheckAccess, CheckLogin, EnsureBootDevice, EnsurePower
+from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.events import (
     Asked,
     Did,
@@ -130,11 +131,11 @@ def _begin(server: Server, asked: Asked, now: datetime) -> Decision:
         return _refuse(
             server,
             "deploy: the server was found powered on when it was enrolled and has never been released by us; "
-            "it may carry a system. Release it first, or use --force",
+            "it may carry a system. Adopt and release it, or use --force",
         )
     if not flow.steps:
         word = "on the operator's word" if asked.verb is Verb.ADOPT else "nothing to do on the machine"
-        ended = replace(server, state=flow.ends, last_error="")
+        ended = amend(server, state=flow.ends, last_error="")
         return _changed(server, ended, f"{asked.verb}: {word}; now {flow.ends}")
     number = server.runs + 1
     run = Run(
@@ -151,7 +152,7 @@ def _begin(server: Server, asked: Asked, now: datetime) -> Decision:
         limits=asked.limits,
         last_sign=f"{asked.verb} asked by {asked.by}",
     )
-    begun = replace(server, runs=number, run=run, last_error="")
+    begun = amend(server, runs=number, run=run, last_error="")
     return _changed(server, _enter(begun, 0, now), f"{asked.verb} asked by {asked.by}: run {number} begins")
 
 
@@ -167,12 +168,12 @@ def _abort(server: Server, asked: Asked, now: datetime) -> Decision:
 def _maintenance(server: Server, event: MaintenanceChanged, now: datetime) -> Decision:
     if event.on == server.maintenance:
         return _noop(server, f"maintenance is {'on' if event.on else 'off'} already")
-    changed = replace(server, maintenance=event.on, fence=server.fence + 1)
+    changed = amend(server, maintenance=event.on, fence=server.fence + 1)
     run = server.run
     if event.on and run is not None and run.deadline is not None:
-        changed = replace(changed.with_run(deadline=None), paused=max(run.deadline - now, timedelta(0)))
+        changed = amend(changed.with_run(deadline=None), paused=max(run.deadline - now, timedelta(0)))
     elif not event.on and run is not None and server.paused is not None:
-        changed = replace(changed.with_run(deadline=now + server.paused), paused=None)
+        changed = amend(changed.with_run(deadline=now + server.paused), paused=None)
     return _changed(server, changed, f"maintenance {'on' if event.on else 'off'} by {event.by}")
 
 
@@ -210,11 +211,14 @@ def _intended(server: Server, event: Intended, now: datetime) -> Decision:
         )
     netboot_on = step.name == "on"
     if netboot_on and (run.flags_at is None or _seconds(now, run.flags_at) > run.limits.flags_fresh_s):
-        again = _enter(server, workflow(run).index("pxe"), now)
-        return _changed(
-            server, again, "the boot flags are too old to trust; setting them again before power on"
-        )
-    changed = replace(server, power_writes=(*recent, now)).with_run(
+        if run.attempt >= run.limits.netboot_attempts:
+            return _close(
+                server, f"BM110 power on came too late for the boot flags, {run.attempt} times", now
+            )
+        again = _enter(server.with_run(attempt=run.attempt + 1), workflow(run).index("pxe"), now)
+        note = "the boot flags are too old to trust; setting them again before power on"
+        return _changed(server, again, note)
+    changed = amend(server, power_writes=(*recent, now)).with_run(
         power_writes=run.power_writes + 1, power_on_intended=run.power_on_intended or netboot_on
     )
     return _changed(server, changed, f"intends {step.action}")
@@ -233,7 +237,7 @@ def _did(server: Server, event: Did, now: datetime) -> Decision:
         return _changed(server, _netboot_again(server, now), note)
     changed = server
     if isinstance(step.action, CheckAccess):
-        changed = replace(changed, found_on=event.power is PowerState.ON)
+        changed = amend(changed, found_on=changed.found_on or event.power is PowerState.ON)
     if step.name == "pxe":
         changed = changed.with_run(flags_at=now)
     how = "done" if event.wrote else "already so"
@@ -313,6 +317,8 @@ def _heard(server: Server, event: Heard, now: datetime) -> Decision:
 
 
 def _asked_go(server: Server, run: Run, event: Heard, now: datetime) -> Decision:
+    if run.deadline is not None and now >= run.deadline:
+        return _refused(server, "go asked for after the deadline")
     if run.go is not None:
         if Signal.INSTALL_COMPLETE in run.heard:
             return _refused(server, "go asked for after install-complete")
@@ -321,7 +327,7 @@ def _asked_go(server: Server, run: Run, event: Heard, now: datetime) -> Decision
         if run.reboots:
             return _refused(server, "go asked for by another boot; it was given already")
         failed = _fail(server, "BM405 rebooted during install: go was asked for by another boot", now)
-        return replace(failed, reply=Reply.REFUSED)
+        return amend(failed, reply=Reply.REFUSED)
     if server.maintenance:
         return _noop(server, "in maintenance: go must wait", Reply.WAIT)
     if window_run(server) is None:
@@ -335,7 +341,7 @@ def _asked_go(server: Server, run: Run, event: Heard, now: datetime) -> Decision
     )
     what = f"may write to {event.disk}" if event.disk else "may begin; it names its disk before it writes"
     decision = _resume(server, given, f"go: run {run.number} {what}", now)
-    return replace(decision, reply=Reply.GO)
+    return amend(decision, reply=Reply.GO)
 
 
 def _repeated_go(server: Server, run: Run, go: Go, event: Heard) -> Decision:
@@ -344,26 +350,29 @@ def _repeated_go(server: Server, run: Run, go: Go, event: Heard) -> Decision:
         return _noop(server, "go, repeated for the same boot", Reply.GO)
     if go.disk:
         return _refused(server, f"go was given for {go.disk}; {event.disk} is another disk")
-    named = server.with_run(go=replace(go, disk=event.disk), last_sign=f"go for disk {event.disk}")
+    if server.maintenance:
+        return _noop(server, "in maintenance: the disk must wait", Reply.WAIT)
+    named = server.with_run(go=amend(go, disk=event.disk), last_sign=f"go for disk {event.disk}")
     note = f"go: run {run.number} may write to {event.disk}"
-    return replace(_changed(server, named, note), reply=Reply.GO)
+    return amend(_changed(server, named, note), reply=Reply.GO)
 
 
 def _fetched(server: Server, event: Fetched, now: datetime) -> Decision:
     run = server.run
     if event.what is not Fetch.SCRIPT or run is None:
         return _noop(server, f"{event.what} fetched", Reply.LOCAL)
-    if boot_window_open(server):
+    in_time = run.deadline is None or now < run.deadline
+    if boot_window_open(server) and in_time:
         flow = workflow(run)
         served = server.with_run(serves=run.serves + 1, last_sign="boot script")
         note = f"boot script served to {event.address or 'the machine'}"
         if run.step < (started := flow.index("started")):
-            return replace(_changed(server, _enter(served, started, now), note), reply=Reply.SERVE)
-        return replace(_changed(server, served, f"{note}, again"), reply=Reply.SERVE)
+            return amend(_changed(server, _enter(served, started, now), note), reply=Reply.SERVE)
+        return amend(_changed(server, served, f"{note}, again"), reply=Reply.SERVE)
     installing = run.go is not None and Signal.INSTALL_COMPLETE not in run.heard and not run.closing
     if installing and not run.reboots and not server.maintenance:
         failed = _fail(server, "BM405 rebooted during install: a boot script was asked for after go", now)
-        return replace(failed, reply=Reply.LOCAL)
+        return amend(failed, reply=Reply.LOCAL)
     return _noop(server, "boot script asked for outside the window", Reply.LOCAL)
 
 
@@ -404,11 +413,11 @@ def _enter(server: Server, index: int, now: datetime) -> Server:
     paused = server.paused
     if server.maintenance:
         deadline, paused = None, timedelta(seconds=budget)
-    return replace(
+    return amend(
         server,
         state=step.state,
         paused=paused,
-        run=replace(
+        run=amend(
             run,
             step=index,
             entered=now,
@@ -463,7 +472,7 @@ def _close(before: Server, reason: str, now: datetime) -> Decision:
     """Give the run up in one commit: tokens dead, fence raised; then the closing row, then the failed state."""
     run = before.run
     assert run is not None
-    server = replace(before, fence=before.fence + 1)
+    server = amend(before, fence=before.fence + 1)
     if not workflow(run).closing:
         return _end(before, server, workflow(run).fails_to, reason, reason)
     closing = _enter(server.with_run(closing=reason), 0, now)
@@ -488,14 +497,14 @@ def _end(before: Server, server: Server, state: ProvisionState, reason: str, not
         deployed, found_on = 0, False
     elif run.go is not None:
         deployed = 0
-    ended = replace(
+    ended = amend(
         server, state=state, run=None, paused=None, last_error=reason, deployed=deployed, found_on=found_on
     )
     return _changed(before, ended, f"{note}; now {state}" if not reason else f"{note}")
 
 
 def _changed(before: Server, after: Server, note: str) -> Decision:
-    after = replace(after, generation=before.generation + 1)
+    after = amend(after, generation=before.generation + 1)
     return Decision(after, owed(after), note)
 
 

@@ -6,9 +6,11 @@ Those live in the store beside this value and are frozen into the run's record w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+
+from baremetal.lifecycle.amend import amend
 
 
 class ProvisionState(StrEnum):
@@ -200,7 +202,7 @@ class Server:
     def with_run(self, **changes: object) -> Server:
         """Return this server with some fields of its open run replaced. Raises AssertionError without a run."""
         assert self.run is not None
-        return replace(self, run=replace(self.run, **changes))  # type: ignore[arg-type]
+        return amend(self, run=amend(self.run, **changes))
 
 
 @dataclass(frozen=True, slots=True)

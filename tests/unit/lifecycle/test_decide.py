@@ -212,6 +212,38 @@ def test_stale_boot_flags_are_set_again_before_power_on() -> None:
     assert not boot_window_open(decision.server)
 
 
+def test_boot_flags_that_are_always_too_old_end_the_run() -> None:
+    server, now = at("deploy/on").with_run(power_on_intended=False), NOW
+    seen = []
+    for _ in range(3):
+        now += timedelta(seconds=60)
+        server = decide(server, RESULTS["intended"](server), now).server
+        seen.append(position(server))
+        if not (server.run and server.run.closing):
+            server = decide(server, result(server, wrote=True), now).server
+    assert seen == ["deploy/pxe", "deploy/pxe", "deploy/closing"]
+
+
+def test_a_deadline_that_has_passed_closes_the_window_before_anybody_sweeps() -> None:
+    """I4."""
+    started = at("deploy/started")
+    assert decide(started, Fetched(Fetch.SCRIPT), MUCH_LATER).reply is Reply.LOCAL
+    assert decide(started, NEWS["install-started"](started), MUCH_LATER).reply is Reply.REFUSED
+
+
+def test_in_maintenance_no_disk_is_named_after_go() -> None:
+    """I17, for the installer that asks twice."""
+    early = heard(at("deploy/started"), Signal.INSTALL_STARTED, disk="").server
+    kept = decide(early, MaintenanceChanged(True), LATER).server
+    assert heard(kept, Signal.INSTALL_STARTED, disk="sda").reply is Reply.WAIT
+    assert heard(kept, Signal.INSTALL_STARTED, disk="").reply is Reply.GO
+
+
+def test_found_on_is_not_forgotten_by_a_later_check() -> None:
+    check = replace(at("manage/check"), found_on=True)
+    assert decide(check, result(check, power=PowerState.OFF), LATER).server.found_on
+
+
 def test_power_on_that_nobody_intended_begins_netboot_again() -> None:
     server = at("deploy/on").with_run(power_on_intended=False)
     decision = decide(server, result(server, power=PowerState.ON), LATER)
