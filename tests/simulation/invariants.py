@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from baremetal.lifecycle.actions import EnsureBootDevice, EnsurePower
 from baremetal.lifecycle.decide import Decision, Outcome, current_step, owed
-from baremetal.lifecycle.events import Did, Event, Intended
-from baremetal.lifecycle.model import BootDevice, PowerState, ProvisionState, Server, Signal, Verb
+from baremetal.lifecycle.events import Did, Event, Heard, Intended
+from baremetal.lifecycle.model import BootDevice, PowerState, Proof, ProvisionState, Server, Signal, Verb
 from baremetal.lifecycle.table import edges, position
-from baremetal.lifecycle.windows import boot_window_open
+from baremetal.lifecycle.windows import answer_window_open
 from baremetal.lifecycle.workflows import MOVING, allowed_verbs
 from baremetal.store.history import fold
 
@@ -40,6 +40,10 @@ class Watch:
         self._world = world
         self._open = 0
         self._intended: Intended | None = None
+        self._flipped = 0
+        self._scripts: Counter[tuple[int, int]] = Counter()
+        self.logged_in = ""
+        """What the last successful login printed."""
         self.edges: Counter[str] = Counter()
         self.initial = world.real_store.server(world.id).life
         self.life = self.initial
@@ -72,6 +76,10 @@ class Watch:
         if before.run is not None and before.run.go is not None and after.run is not None:
             same = after.run.go is not None and after.run.go.boot_id == before.run.go.boot_id
             check(same, "I3", "go was given twice")
+        if after.maintenance and after.run is not None:
+            check(after.run.deadline is None, "I17", "a deadline runs in maintenance")
+            given = before.run is None or before.run.go == after.run.go
+            check(given, "I17", "go in maintenance")
         if after.state in MOVING and not after.maintenance:
             check(after.run is not None and after.run.deadline is not None, "I9", "moving without a deadline")
         if after.state in (ProvisionState.ERROR, ProvisionState.DEPLOY_FAILED):
@@ -80,32 +88,47 @@ class Watch:
         if isinstance(event, Did):
             self._believed(before, event)
         if after.state is ProvisionState.ACTIVE and before.run is not None:
-            self._proven(before)
+            self._proven(before, event)
 
     def _believed(self, before: Server, event: Did) -> None:
-        """A recorded *done* is true of the machine: nothing is believed that was not read back."""
-        action = owed(before)
+        """A recorded *done* is true of the machine: nothing is believed that was not read back.
+
+        What was read and needed no write may have changed since, where time passes before the commit.
+        """
+        action, step, world = owed(before), current_step(before), self._world
+        surely = event.wrote or not (world.own.race or world.bmc.knobs.delay)
+        if step is not None and step.name == "flip" and before.run is not None:
+            self._flipped = before.run.number
         if isinstance(action, EnsurePower):
             on = action.target is PowerState.ON
-            check(self._world.machine.is_on is on or not event.wrote, "P8", f"{action}: recorded, and not so")
+            check(world.machine.is_on is on or not surely, "P8", f"{action}: recorded, and not so")
         elif isinstance(action, EnsureBootDevice):
-            flags = self._world.bmc.options.read(5, self._world.bmc.knobs, self._world.clock.monotonic())
+            flags = world.bmc.options.read(5, world.bmc.knobs, world.clock.monotonic())
             valid, persistent, device = bool(flags[2] & 0x80), bool(flags[2] & 0x40), flags[3] >> 2 & 0x0F
+            efi = bool(flags[2] & 0x20)
             wanted = {BootDevice.PXE: 1, BootDevice.DISK: 2, BootDevice.NONE: 0}[action.device]
             so = (not valid or device == 0) if wanted == 0 else (valid and device == wanted)
-            check(so or not event.wrote, "P8", f"{action}: recorded, and the BMC holds {flags.hex()}")
+            if wanted:
+                so = so and persistent is action.persistent
+                so = so and ("efi=never" in world.quirks or efi is (world.mode == "uefi"))
+            check(so or not surely, "P8", f"{action}: recorded, and the BMC holds {flags.hex()}")
             check(not (persistent and device == 1), "I6", "persistent PXE")
 
-    def _proven(self, before: Server) -> None:
+    def _proven(self, before: Server, event: Event) -> None:
         run, machine = before.run, self._world.machine
         assert run is not None
-        check(Signal.INSTALL_COMPLETE in run.heard, "I14", "active without install-complete of this run")
+        heard = run.heard | {event.signal} if isinstance(event, Heard) else run.heard
+        check(Signal.INSTALL_COMPLETE in heard, "I14", "active without install-complete of this run")
         check(
             machine.disk.system == f"{self._world.id}/{run.number}",
             "I14",
             "active, and another system is on disk",
         )
         check(machine.running == machine.disk.system, "I14", "active, and the system does not run")
+        check(self._flipped == run.number, "I14", "active, and the boot device was never flipped")
+        check(Signal.FIRST_BOOT in heard or run.proof is Proof.SSH, "I14", "active without first-boot")
+        if run.proof is Proof.SSH:
+            check(self.logged_in == machine.disk.system, "I14", "active, and nobody has logged in")
 
     # -- the BMC --
 
@@ -147,7 +170,9 @@ class Watch:
         check(
             run.power_on_intended and not life.maintenance, "I4", "an installer's script outside the window"
         )
-        check(run.serves <= run.limits.max_serves, "I3", f"script number {run.serves} of one netboot")
+        self._scripts[run.number, run.attempt] += 1
+        times = self._scripts[run.number, run.attempt]
+        check(times <= run.limits.max_serves, "I3", f"script number {times} of one netboot")
 
     def served_answer(self, text: str | None) -> None:
         if text is None:
@@ -155,6 +180,8 @@ class Watch:
         run = self.life.run
         check(run is not None and not run.closing, "I1", f"an answer file in {position(self.life)}")
         assert run is not None
+        check(run.power_on_intended, "I4", "an answer file before power-on was intended")
+        check(f"{self._world.id}/{run.number}" in text, "I22", "an answer file of another run")
         check(Signal.INSTALL_COMPLETE not in run.heard, "I4", "an answer file after install-complete")
 
     def answered(self, number: int, signal: Signal, word: str, fields: Mapping[str, object]) -> None:
@@ -165,7 +192,6 @@ class Watch:
             check(run is not None and not run.closing, "I3", "go for a run that is over")
             assert run is not None
             check(run.go is not None and run.go.boot_id == fields["boot_id"], "I3", "go that is not recorded")
-            check(not life.maintenance or run.go is not None, "I17", "go in maintenance")
         if signal is Signal.INSTALL_COMPLETE and word == "ok":
             accepted = self._world.real_store.run(self._world.id, number)
             check(
@@ -173,7 +199,7 @@ class Watch:
                 "I5",
                 "complete answered, not recorded",
             )
-            check(run is None or not boot_window_open(life), "I5", "complete answered with the window open")
+            check(not answer_window_open(life) or run is None, "I5", "complete answered with the window open")
         if run is None and word not in ("ok", "not found"):
             raise Broken(f"I22: {signal} of a run that is over heard {word!r}")
 
@@ -187,17 +213,22 @@ class Watch:
         entries = world.real_store.history(server_id=world.id, kinds=("decision",), limit=100_000)
         folded = fold(entries, self.initial)
         check(folded.generation == life.generation, "I8", "the history lacks a change")
-        check(
-            (folded.state, folded.run, folded.runs) == (life.state, life.run, life.runs),
-            "I8",
-            "folding differs",
-        )
+        check(replace(folded, fence=life.fence) == life, "I8", "folding differs")
         step = current_step(life)
         check(step is None, "I26", f"still {position(life)} although faults stopped long ago: {life.run}")
         installs = Counter(write.run for write in world.machine.disk.log if write.what == "partitioning")
-        asked = {
-            f"{world.id}/{run.number}" for run in world.real_store.runs(world.id) if run.verb in _INSTALLS
-        }
+        runs = sorted(world.real_store.runs(world.id), key=lambda run: run.number)
+        check([run.number for run in runs] == [*range(1, life.runs + 1)], "I10", "run numbers with gaps")
+        check(
+            all(run.ended_at is not None for run in runs), "I10", "a run that is over is open in its record"
+        )
+        asked = {f"{world.id}/{run.number}": run.boot_id for run in runs if run.verb in _INSTALLS}
+        for write in world.machine.disk.log:
+            check(
+                not write.boot_id or asked.get(write.run) == write.boot_id,
+                "I3",
+                f"{write.what} by a boot that was not given go",
+            )
         for run, times in installs.items():
             check(times == 1, "P2", f"run {run} partitioned {times} times")
             check(run in asked, "P3", f"run {run} partitioned and nobody asked for it")

@@ -19,8 +19,8 @@ from baremetal.sim.network import NoAnswer
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store
 from tests.simulation.faults import draw
-from tests.simulation.invariants import check
-from tests.simulation.world import World, world
+from tests.simulation.invariants import Broken, check
+from tests.simulation.world import BASE, MAC, World, world
 
 S = ProvisionState
 PATIENCE_S = 90_000.0
@@ -78,12 +78,17 @@ class Lives:
         self._used += 1
         plan = draw(random.Random(seed))
         with world(seed, plan, self._store, self._templates, self._plant) as the:
-            _live(the)
-            tally = Tally(1)
-            tally.fired = plan.fired + the.bmc.fired + the.machine.fired
-            tally.edges = the.watch.edges
-            tally.ends[str(the.life.state)] += 1
-            _forget(the)
+            try:
+                _live(the)
+                tally = Tally(1)
+                tally.fired = plan.fired + the.bmc.fired + the.machine.fired
+                tally.edges = the.watch.edges
+                tally.ends[str(the.life.state)] += 1
+                if not tally.fired:
+                    _check_smooth(the)
+                _forget(the)
+            except Exception as error:
+                raise Broken(f"P1: the program broke: {error!r}") from error
         return tally
 
     def close(self) -> None:
@@ -149,7 +154,7 @@ def _run_out(the: World) -> None:
         if now >= the.plan.until_s:
             the.heal()
         the.step(now + 600.0)
-        if meddles and the.rng.random() < 0.01:
+        if meddles and the.rng.random() < 0.03:
             _meddle(the)
         if now - began > PATIENCE_S:
             the.heal()
@@ -158,16 +163,22 @@ def _run_out(the: World) -> None:
         return
 
 
+def _check_smooth(the: World) -> None:
+    """Where nothing went wrong and nobody interfered, everything that was asked for was done, at the first try."""
+    verbs = [(run.verb, run.outcome) for run in the.real_store.runs(the.id)]
+    wanted = [("manage", "manageable"), ("deploy", "active"), ("rebuild", "active"), ("release", "available")]
+    check(sorted(verbs) == sorted(wanted), "P1", f"an undisturbed life went otherwise: {verbs}")
+
+
 def _meddle(the: World) -> None:
     """Do what operators, strangers and attackers do at the wrong moment."""
     what = the.rng.randrange(5)
-    life = the.life
     if what == 0:
         the.plan.fired["abort"] += 1
-        the.ask(Asked(Verb.ABORT, by="simulation"))
+        the.clock.later(the.rng.uniform(0.0, 60.0), lambda: _abort(the))
     elif what == 1:
         the.plan.fired["maintenance"] += 1
-        the.ask(MaintenanceChanged(not life.maintenance))
+        the.clock.later(the.rng.uniform(0.0, 10.0), lambda: _maintenance_on(the))
         the.clock.later(the.rng.uniform(10.0, 2000.0), lambda: _maintenance_off(the))
     elif what == 2 and the.callbacks:
         the.plan.fired["replay"] += 1
@@ -181,6 +192,14 @@ def _meddle(the: World) -> None:
             the.get("http://boot.test/ipxe?mac=02:00:00:00:00:99")
         except NoAnswer:
             return
+
+
+def _abort(the: World) -> None:
+    the.ask(Asked(Verb.ABORT, by="simulation"))
+
+
+def _maintenance_on(the: World) -> None:
+    the.ask(MaintenanceChanged(True))
 
 
 def _maintenance_off(the: World) -> None:
@@ -221,3 +240,6 @@ def _forget(the: World) -> None:
         assert caller is not None
         word = the.boot.signal(*caller, Signal(signal), read_news(fields), "10.0.0.5")
         check(word == "not found", "I16", f"a forgotten server's token heard {word!r}")
+    check(
+        "/answer/" not in the.get(f"{BASE}/ipxe?mac={MAC}").body, "I2", "an installer for a forgotten server"
+    )

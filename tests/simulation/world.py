@@ -106,6 +106,7 @@ class World:
         quirks = ("efi=never",) if plan.bmc.efi_policy != "honest" and self.rng.random() < 0.5 else ()
         if plan.bmc.ignore_persist and self.rng.random() < 0.7:
             quirks = (*quirks, "flip=none")
+        self.quirks = quirks
         facts = Facts(
             bmc=f"sim://admin@{self.name}",
             bmc_identity=f"sim://{self.name}",
@@ -329,6 +330,7 @@ class World:
             raise LoginError("no sshd", transient=True) from error
         if self.machine.host_key() not in host_keys:
             raise LoginError("another host key", transient=True)
+        self.watch.logged_in = text
         return text
 
     def close(self) -> None:
