@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -31,6 +31,7 @@ from baremetal.errors import (
     Unavailable,
 )
 from baremetal.lifecycle.actions import CheckLogin
+from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.decide import Decision, Outcome, Reply, decide, owed
 from baremetal.lifecycle.events import Did, Event, Failed, Heard, Intended, Overdue
 from baremetal.lifecycle.model import BootMode, PowerState, Run
@@ -285,7 +286,7 @@ class Engine:
                 self.saw_power(server_id, seen.power)
             did = Did(run.number, run.step, fence, wrote=seen.wrote, power=seen.power, seen=seen.text)
             decision = self.submit(server_id, did, known=permit.record)
-            record = replace(record, life=decision.server, power_state=seen.power or record.power_state)
+            record = amend(record, life=decision.server, power_state=seen.power or record.power_state)
 
     def _moved_on(self, record: ServerRecord, run: Run, fence: int) -> bool:
         """Whether a write was forbidden because this turn is over, not because its step was replaced by another."""
@@ -319,7 +320,7 @@ class _Permit:
         assert run is not None
         event = Intended(run.number, run.step, self._fence)
         decision = self._engine.submit(self.record.id, event, known=self.record)
-        self.record = replace(self.record, life=decision.server)
+        self.record = amend(self.record, life=decision.server)
         now = decision.server.run
         if decision.outcome is not Outcome.CHANGED or now is None or now.step != run.step:
             raise Superseded(decision.note)

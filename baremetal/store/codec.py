@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cache, lru_cache
@@ -20,6 +20,7 @@ from operator import attrgetter
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from baremetal.errors import Unavailable
+from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.events import Event
 from baremetal.lifecycle.model import Server
 
@@ -50,7 +51,7 @@ def decode_life(text: str, generation: int, fence: int) -> Server:
     """
     server = _decoded(text)
     if server.fence != fence or server.generation != generation:
-        return replace(server, generation=generation, fence=fence)
+        return amend(server, generation=generation, fence=fence)
     return server
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
 
+from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.model import Server
 from baremetal.store.codec import decode_event, decode_life, dump
@@ -207,7 +207,7 @@ def fold(entries: Sequence[HistoryEntry], initial: Server) -> Server:
     for entry in entries:
         if entry.kind == "decision" and entry.event is not None:
             fence = server.fence if entry.fence is None else entry.fence
-            server = decide(replace(server, fence=fence), decode_event(entry.event), entry.at).server
+            server = decide(amend(server, fence=fence), decode_event(entry.event), entry.at).server
     return server
 
 
