@@ -111,7 +111,7 @@ class PowerWatch:
             return
         with self._lock:
             # silent ones cost seconds each: they get half of the threads, so that a dead rack hides no living one
-            if self._busy[silent] >= WORKERS // 2:
+            if self._busy[silent] >= (WORKERS // 2 if silent else WORKERS):
                 if not silent:
                     self._waiting.extend(batch)  # the silent have their next round
                 return
