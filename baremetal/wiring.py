@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import secrets as random
 import signal
@@ -85,6 +86,7 @@ class App:
     watch: PowerWatch
     token_file: Path
     pools: list[ThreadPoolExecutor] = field(default_factory=list)
+    lock: int = -1
 
     def start(self) -> None:
         """Resume what an earlier process left, and begin to tick."""
@@ -105,12 +107,26 @@ class App:
         with contextlib.suppress(BaremetalError):
             self.observations.flush()
         self.store.close()
+        if self.lock >= 0:
+            os.close(self.lock)
+            self.lock = -1
 
 
 def build(config: Config, *, boot_port: int | None = None) -> App:
     """Build the whole service from its settings. `boot_port`: the bound one, where the settings say 0."""
     folder = config.data_dir
     _make_folder(folder)
+    lock = _take(folder)
+    try:
+        app = _open(config, boot_port)
+    except BaseException:
+        os.close(lock)
+        raise
+    app.lock = lock
+    return app
+
+
+def _open(config: Config, boot_port: int | None) -> App:
     keys = config.key_file.parent
     secrets = Secrets.load(config.key_file)
     master = read_or_make(keys / "master.key", lambda: random.token_bytes(32))
@@ -437,7 +453,7 @@ def _offer(config: Config, name: str, profile: ProfileConfig) -> Offer:
             variables=dict(profile.vars),
             files=dict(profile.files),
         ),
-        media=name,
+        media=profile.media or name,
         title=profile.title,
         arch=profile.arch,
         method=profile.method,
@@ -511,6 +527,19 @@ def _make_folder(folder: Path) -> None:
         ) from error
     if not os.access(folder, os.W_OK):
         raise Unavailable(f"the data directory {folder} cannot be written", fix="set [server] data_dir")
+
+
+def _take(folder: Path) -> int:
+    """Keep a second service off this data directory until what is returned is closed. Raises Unavailable."""
+    lock = os.open(folder / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise Unavailable(
+            f"another service works on {folder}", fix="stop it first, or give this one a data_dir of its own"
+        ) from error
+    return lock
 
 
 def _version() -> str:

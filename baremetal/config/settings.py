@@ -173,6 +173,7 @@ class ProfileConfig(_Section):
     family: Literal["kickstart", "preseed"]
     arch: Literal["x86_64", "arm64"] = "x86_64"
     method: Method = Method.INSTALLER
+    media: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,47})?$")] = ""
     kernel: str
     initrd: str
     template: str

@@ -62,10 +62,8 @@ class Servers:
         for asked, record in zip(new, records, strict=True):
             # Credentials that were refused under an earlier record deserve one try under this one.
             self._thaw(BmcUrl.parse(record.facts.bmc))
-            if asked.verify or asked.adopt:
-                then = Verb.ADOPT if asked.adopt else Verb.PROVIDE
-                begin = Begin(frozen={THEN: str(then), "by": by})
-                self._engine.submit(record.id, Asked(Verb.MANAGE, by=by), begin=begin)
+            if then := _then(asked):
+                self._verify(record.id, then, by)
         return [self._view(record.id) for record in records]
 
     def follow(self, entry: HistoryEntry) -> None:
@@ -76,8 +74,17 @@ class Servers:
 
     def recover(self) -> None:
         """Go on with enrolments that a dead process left half way. Idempotent; call at start."""
+        for record in self._store.servers(state=ProvisionState.ENROLL):
+            if record.life.runs == 0:
+                (entry, *_) = self._store.history(record.id, kinds=("enrolled",), limit=1)
+                if then := str(entry.data.get("then") or ""):
+                    self._verify(record.id, then, str(entry.data.get("by") or "enrolment"))
         for record in self._store.servers(state=ProvisionState.MANAGEABLE):
             self._go_on(record.id)
+
+    def _verify(self, server_id: str, then: str, by: str) -> None:
+        begin = Begin(frozen={THEN: then, "by": by})
+        self._engine.submit(server_id, Asked(Verb.MANAGE, by=by), begin=begin)
 
     def _go_on(self, server_id: str) -> None:
         try:
@@ -236,6 +243,13 @@ def ssh_places(variables: Mapping[str, str], ip: str, addresses: Sequence[str]) 
     return [(address, 22) for address in dict.fromkeys(places) if address]
 
 
+def _then(asked: Enrolment) -> str:
+    """Say which verb an enrolment ends with, "" for one that is not even to be verified."""
+    if asked.adopt:
+        return str(Verb.ADOPT)
+    return str(Verb.PROVIDE) if asked.verify else ""
+
+
 def _checked(new: Sequence[Enrolment], by: str) -> list[NewServer]:
     """Check all rows, and each against the others. One row's error is raised as it is, several as InvalidRows."""
     entries: list[NewServer] = []
@@ -254,7 +268,8 @@ def _checked(new: Sequence[Enrolment], by: str) -> list[NewServer]:
                     )
             taken |= dict.fromkeys(mine, row.name)
             secret = Credentials(account.user, account.password)
-            entries.append(NewServer(Server(row.name), facts, secret, note=f"enrolled by {by}", by=by))
+            life, then = Server(row.name), _then(row)
+            entries.append(NewServer(life, facts, secret, note=f"enrolled by {by}", by=by, then=then))
         except BaremetalError as error:
             problems.append((number, row.name, error))
     if problems:

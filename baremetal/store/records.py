@@ -42,13 +42,17 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class NewServer:
-    """A server to be enrolled. The life carries the name and the state that it begins in."""
+    """A server to be enrolled. The life carries the name and the state that it begins in.
+
+    `then`: the verb that its enrolment is to end with, kept in the history row that says that it was enrolled.
+    """
 
     life: Server
     facts: Facts
     credentials: Credentials | None = None
     note: str = "enrolled"
     by: str = "operator"
+    then: str = ""
 
 
 @dataclass(frozen=True, slots=True)

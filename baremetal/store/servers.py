@@ -122,7 +122,12 @@ class Servers(Part):
             "enrolled",
             new.note,
             to_state=str(life.state),
-            data={"by": new.by, "life": json.loads(encode_life(life)), "macs": list(facts.macs)},
+            data={
+                "by": new.by,
+                "then": new.then,
+                "life": json.loads(encode_life(life)),
+                "macs": list(facts.macs),
+            },
         )
         return ServerRecord(server_id, life, facts, PowerState.UNKNOWN, None, at)
 

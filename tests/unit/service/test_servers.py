@@ -14,6 +14,7 @@ from baremetal.engine.conversations import Conversations
 from baremetal.engine.engine import Engine
 from baremetal.engine.perform import LoginTarget, Performer
 from baremetal.errors import Conflict, LoginError, Refused, Unknown
+from baremetal.failpoints import FailpointError, arm, disarm
 from baremetal.lifecycle.model import ProvisionState
 from baremetal.service.enrolment import Enrolment
 from baremetal.service.roster import InvalidRows
@@ -96,6 +97,21 @@ def test_an_enrolment_goes_on_after_a_restart(rig: Rig) -> None:
     rig.servers.recover()
     assert rig.state() == ProvisionState.AVAILABLE
     rig.servers.recover()
+    assert rig.state() == ProvisionState.AVAILABLE
+
+
+def test_an_enrolment_whose_process_died_before_verifying_goes_on(rig: Rig) -> None:
+    """P4: the row is committed, the process dies before *manage* is asked."""
+    arm("api.accept:after=raise")
+    try:
+        with pytest.raises(FailpointError):
+            rig.servers.enrol([new()], "me")
+    finally:
+        disarm()
+    assert rig.state() == ProvisionState.ENROLL
+    rig.servers.recover()
+    rig.engine.sweep()
+    rig.work()
     assert rig.state() == ProvisionState.AVAILABLE
 
 
