@@ -60,7 +60,7 @@ family = "kickstart"
 kernel = "vmlinuz"
 initrd = "initrd.img"
 template = "kickstart/tiny.ks.j2"
-vars = {{ console = "ttyS0" }}
+kernel_args = "{kernel_args}"
 proof = "{proof}"
 budgets = {{ {budgets} }}
 """
@@ -78,7 +78,7 @@ class TinyProfile:
     @property
     def text(self) -> str:
         budgets = ", ".join(f"{name} = {float(value)}" for name, value in self.budgets.items())
-        return PROFILE.format(name=self.name, proof=self.proof, budgets=budgets)
+        return PROFILE.format(name=self.name, proof=self.proof, budgets=budgets, kernel_args=KERNEL_ARGS)
 
 
 class Lab:
@@ -236,7 +236,7 @@ class Lab:
     ) -> int:
         """Ask for a deploy; `fail` tells the installer to fail this way. Returns the run's number."""
         if fail:
-            variables["kernel_args"] = f"{KERNEL_ARGS} tiny.fail={fail}"
+            variables["kernel_args"] = f"tiny.fail={fail}"
         return self.ask(server, "deploy", profile=profile, vars=variables)
 
     def make_available(self, *servers: VirtualServer) -> None:
