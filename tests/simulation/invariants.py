@@ -39,6 +39,7 @@ class Watch:
     def __init__(self, world: World) -> None:
         self._world = world
         self._open = 0
+        self._refused = 0
         self._intended: Intended | None = None
         self._flipped = 0
         self._scripts: Counter[tuple[int, int]] = Counter()
@@ -135,6 +136,10 @@ class Watch:
     def conversation_opened(self) -> None:
         self._open += 1
         check(self._open == 1, "I12", "two conversations with one BMC")
+
+    def login_refused(self) -> None:
+        self._refused += 1
+        check(self._refused <= 2, "P10", f"{self._refused} wrong logins with one account")
 
     def conversation_closed(self) -> None:
         self._open -= 1

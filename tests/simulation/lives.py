@@ -121,6 +121,8 @@ def _asked(the: World, goal: S | Verb) -> bool:
     life = the.life
     if life.maintenance:
         the.ask(MaintenanceChanged(False))
+    if life.state is S.ENROLL and life.last_error and the.rng.random() < 0.5:
+        the.correct_bmc()
     verb = NEXT.get(life.state)
     if life.state is S.ACTIVE:
         verb = goal if isinstance(goal, Verb) else None

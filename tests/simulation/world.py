@@ -22,7 +22,7 @@ from baremetal.engine.engine import Begin, Engine
 from baremetal.engine.observations import Observations
 from baremetal.engine.perform import LoginTarget, Performer
 from baremetal.engine.steady import SteadyClock
-from baremetal.errors import BaremetalError, LoginError, Unavailable, Unknown
+from baremetal.errors import BaremetalError, BmcError, BmcErrorKind, LoginError, Unavailable, Unknown
 from baremetal.lifecycle.decide import Decision
 from baremetal.lifecycle.events import Asked, Event, MaintenanceChanged
 from baremetal.lifecycle.model import Server, Signal
@@ -107,14 +107,17 @@ class World:
         if plan.bmc.ignore_persist and self.rng.random() < 0.7:
             quirks = (*quirks, "flip=none")
         self.quirks = quirks
+        wrong_password = self.rng.random() < 0.05
+        wrong_suite = len(plan.bmc.suites) == 1 and self.rng.random() < 0.5
+        self.plan.fired["wrong password"] += wrong_password
         facts = Facts(
-            bmc=f"sim://admin@{self.name}",
+            bmc=f"sim://{self.name}" + (f"?cipher={20 - plan.bmc.suites[0]}" if wrong_suite else ""),
             bmc_identity=f"sim://{self.name}",
             macs=(MAC,),
             boot_mode=self.mode,
             quirks=quirks,
         )
-        account = Credentials("admin", PASSWORD)
+        account = Credentials("admin", "mistyped" if wrong_password else PASSWORD)
         (record,) = store.add_servers([NewServer(Server(self.name), facts, account)], self.clock.utc())
         self.id = record.id
         self.watch = Watch(self)
@@ -129,7 +132,7 @@ class World:
         self.down_until = None
         self.store = cast(Store, FaultyStore(self, alive))
         self.now = SteadyClock(self.clock.utc, self.clock.monotonic)
-        conversations = Conversations(
+        self.conversations = Conversations(
             lambda url, account: self._open(url, account, alive),
             _Memory(self.store),
             secret=b"s" * 32,
@@ -139,7 +142,7 @@ class World:
         )
         performer = Performer(lambda seconds: self.sleep(seconds, alive), self._login)
         self.performer = performer
-        self.engine = Engine(self.store, conversations, performer, self._locate, self.now)
+        self.engine = Engine(self.store, self.conversations, performer, self._locate, self.now)
         self.engine.attend = _unforgiving(self.engine.attend)  # type: ignore[method-assign, assignment]
         self.observations = Observations(self.store, self.now)
         self.boot = Boot(self.store, self.engine, self.observations, self.kitchen, now=self.now)
@@ -245,6 +248,14 @@ class World:
         facts = ServerFacts(self.id, self.name, (MAC,), MAC, boot_mode=self.mode)
         return Recipe(PROFILE, "sim", merge_variables({}), facts, self.templates)
 
+    def correct_bmc(self) -> None:
+        """Set the BMC's account and URL right, as an operator does who has read the error."""
+        record = self.real_store.server(self.id)
+        facts = replace(record.facts, bmc=f"sim://{self.name}")
+        account = Credentials("admin", PASSWORD)
+        self.real_store.set_facts(self.id, facts, account, self.now(), "simulation", "corrected")
+        self.conversations.thaw(BmcUrl.parse(facts.bmc))
+
     # -- the machine's network (baremetal.sim.network.Network) --
 
     def get(self, url: str) -> Reply:
@@ -314,8 +325,10 @@ class World:
         self.watch.conversation_opened()
         try:
             driver = open_conversation(url, account)
-        except BaseException:
+        except BaseException as error:
             self.watch.conversation_closed()
+            if isinstance(error, BmcError) and error.kind is BmcErrorKind.AUTH:
+                self.watch.login_refused()
             raise
         return cast(BmcDriver, _Mortal(self, driver, alive))
 
