@@ -21,7 +21,7 @@ GIB = 2**30 // 512
 
 
 @pytest.fixture(params=SHELLS, ids="-".join)
-def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
+def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
     shell, fetcher = request.param
     for tool in (shell, fetcher):
         if shutil.which(tool) is None:
@@ -30,7 +30,9 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
         Machine(tmp_path, shell, fetcher).nic("eth0", SERVER.boot_mac).disk("vda", 20 * GIB, serial="DISK-1")
     )
     (tmp_path / "root/etc/systemd/system").mkdir(parents=True)
-    return made
+    yield made
+    # busybox runs its own shell whatever stands in the PATH: a watcher that it started ends at this sign
+    (tmp_path / "tmp/bm-done").touch()
 
 
 @pytest.fixture
