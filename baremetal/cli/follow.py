@@ -6,6 +6,7 @@ Owns the waiting; what it looks like is `live`'s, what it means is `milestones`'
 from __future__ import annotations
 
 import bisect
+import contextlib
 import queue
 import re
 import threading
@@ -97,9 +98,10 @@ class Follower:
         if told is None or told.ended:
             return
         if (event.get("event") or {}).get("signal") == "install-started" and not told.disks:
-            told.disks = (
-                self._client.get(server_path(told.server, "timeline"), run=told.run).get("disks") or ()
-            )
+            # Only the name is in the event; without the rest the row says less, and the deploy goes on all the same.
+            with contextlib.suppress(BaremetalError):
+                past = self._client.get(server_path(told.server, "timeline"), run=told.run)
+                told.disks = past.get("disks") or ()
         rows = told.feed(event)
         if rows:
             self._screen.add(told, rows)
@@ -125,7 +127,7 @@ class Follower:
             told = self.told[names[0]]
             told.ended, told.failed, told.reason = "forgotten", True, "somebody made the service forget it"
             self._screen.finish(told)
-        except Unavailable:
+        except BaremetalError:
             pass  # the stream says so too, and knows when it is back
 
     def _read(self, after: int | None) -> None:

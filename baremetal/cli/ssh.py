@@ -22,7 +22,7 @@ def _group() -> None:
     """Keep this a group: a single command would be folded into it."""
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@app.command()
 def ssh(
     name: Name,
     command: Annotated[list[str] | None, typer.Argument(metavar="COMMAND", help="Run this instead.")] = None,
