@@ -112,7 +112,10 @@ def power_by(client: str, rack: Rack, server: VirtualServer, action: str) -> str
 def power(rack: Rack, server: VirtualServer) -> list[str]:
     """What all three clients and the rack itself say, as one word each."""
     said = [power_by(client, rack, server, "status") for client in ("ipmitool", "ipmipower", "pyghmi")]
-    return [text.split()[-1] for text in said] + [status.power for status in rack.status()]
+    words = [text.split()[-1] for text in said]
+    # the rack reads the file that its process writes a moment later
+    wait_until(lambda: rack.status()[0].power == words[-1], 5, f"the rack says {words[-1]} too")
+    return [*words, rack.status()[0].power]
 
 
 @pytest.mark.parametrize("client", ["ipmitool", "ipmipower", "pyghmi"])
