@@ -23,7 +23,8 @@ Setting = tuple[Lab, VirtualServer, VirtualServer]
 IMPATIENT = TinyProfile("impatient", {"install_s": 3})
 # Long enough for an install, short enough to wait out.
 LOST_WORDS = TinyProfile("lost-words", {"install_s": 60})
-NO_LOGIN = TinyProfile("no-login", {"proof_s": 4})
+# Time for one login that fails, at least: what ends the wait then says why it failed.
+NO_LOGIN = TinyProfile("no-login", {"proof_s": 8})
 NO_CALL = TinyProfile("no-call", {"first_boot_s": 30})
 
 
