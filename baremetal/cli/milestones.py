@@ -294,7 +294,10 @@ def waiting_for(server: Mapping[str, Any]) -> str:
     step = str(run.get("step") or "")
     text = _DOING.get(step, step)
     if step == "complete" and run.get("last_sign"):
-        text = f"installing: {run['last_sign']}"
+        sign, disk = str(run["last_sign"]), str((run.get("go") or {}).get("disk") or "")
+        text = f"installing: {sign}"
+        if sign.startswith("go"):
+            text = f"installing on {disk}" if disk else "installing"
     if step in _NETBOOT and int(run.get("attempt") or 1) > 1:
         text += f" (attempt {run['attempt']})"
     return text

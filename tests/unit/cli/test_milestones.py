@@ -184,8 +184,10 @@ def test_a_refused_machine_and_maintenance_are_warnings() -> None:
 
 
 def test_what_is_waited_for_comes_from_the_step() -> None:
-    run = {"step": "complete", "last_sign": "packages 50 %", "attempt": 1}
+    run: dict[str, Any] = {"step": "complete", "last_sign": "packages 50 %", "attempt": 1}
     assert waiting_for({"run": run}) == "installing: packages 50 %"
+    run |= {"last_sign": "go for disk vda", "go": {"disk": "vda"}}
+    assert waiting_for({"run": run}) == "installing on vda"
     assert waiting_for({"run": {"step": "script", "attempt": 2}}).endswith("(attempt 2)")
     assert waiting_for({"run": None}) == ""
 
