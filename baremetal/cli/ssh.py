@@ -79,7 +79,8 @@ def log_in(
             words += ["-i", str(identity), "-o", "IdentitiesOnly=yes"]
         if capture:
             words += ["-o", "BatchMode=yes"]
-        words += [place["host"], *(["--", *command] if command else [])]
+        # the address is what an operator or a machine said: after this sign it can be no option
+        words += ["--", place["host"], *command]
         return subprocess.run(
             words, check=False, text=True, capture_output=capture, timeout=60 if capture else None
         )

@@ -372,7 +372,7 @@ def _parse(url: str) -> URL:
         where = make_url(url)
     except ArgumentError as error:
         raise Invalid(
-            "the database URL cannot be read", fix="write sqlite:////var/lib/baremetal/baremetal.db"
+            "the database URL cannot be read", fix="write sqlite:////var/lib/baremetal/baremetal.sqlite3"
         ) from error
     if where.drivername in ("postgresql", "postgres"):
         where = where.set(drivername="postgresql+psycopg")

@@ -43,7 +43,7 @@ class Secrets:
         except InvalidToken as error:
             raise Unavailable(
                 "a stored secret was sealed with a key that is not in the key file",
-                fix="put the old sealing.key back, or set the BMC passwords anew",
+                fix="put the old secret.key back, or set the BMC passwords anew",
             ) from error
 
     def reseal(self, sealed: str) -> str:
