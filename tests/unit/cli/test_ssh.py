@@ -41,7 +41,12 @@ def test_only_the_reported_host_keys_are_trusted(program: None) -> None:
     options = told["words"][1::2]
     for wanted in ("StrictHostKeyChecking=yes", "GlobalKnownHostsFile=/dev/null", "HostKeyAlias=r1"):
         assert wanted in options
-    assert told["words"][-3:] == ["127.0.0.1", "--", "uptime"]
+    assert told["words"][-3:] == ["--", "127.0.0.1", "uptime"]
+
+
+def test_an_address_is_never_an_option(program: None) -> None:
+    told = json.loads(log_in("r1", PLACE | {"host": "-oProxyCommand=x"}, capture=True).stdout)
+    assert told["words"][-2:] == ["--", "-oProxyCommand=x"]
 
 
 def test_without_host_keys_nobody_is_trusted(program: None) -> None:
@@ -59,9 +64,9 @@ def test_without_an_ssh_client_it_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     ("words", "command"),
     [
         (["r1"], []),
-        (["r1", "hostname"], ["--", "hostname"]),
-        (["r1", "-i", "/k", "--", "ls", "-l", "/"], ["--", "ls", "-l", "/"]),
-        (["-i", "/k", "r1", "--", "echo a; echo b"], ["--", "echo a; echo b"]),
+        (["r1", "hostname"], ["hostname"]),
+        (["r1", "-i", "/k", "--", "ls", "-l", "/"], ["ls", "-l", "/"]),
+        (["-i", "/k", "r1", "--", "echo a; echo b"], ["echo a; echo b"]),
     ],
 )
 def test_the_command_arrives_as_it_was_given(
