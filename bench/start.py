@@ -10,7 +10,7 @@ from statistics import median
 from bench.figure import Figure
 from bench.service import COMMAND, Service
 
-TIMES = 5
+TIMES = 3
 
 
 def run(_: Namespace) -> list[Figure]:

@@ -148,7 +148,9 @@ class Boot:
                 return self._not_rendered(record, look.answer.run, "boot script", error)
         try:
             with failpoints("boot.serve"):
-                decision = self._engine.submit(record.id, Fetched(Fetch.SCRIPT, look.machine.address))
+                decision = self._engine.submit(
+                    record.id, Fetched(Fetch.SCRIPT, look.machine.address), known=record
+                )
         except Unknown:
             return local_script(None, "unknown machine: it was forgotten just now")
         except Unavailable as error:
@@ -280,7 +282,7 @@ class Boot:
         )
         try:
             with failpoints(_POINTS[signal]) if signal in _POINTS else nullcontext():
-                decision = self._engine.submit(server_id, event, facts=news.facts(signal))
+                decision = self._engine.submit(server_id, event, facts=news.facts(signal), known=record)
         except Unknown:
             return Word.GONE
         if news.log and decision.outcome is Outcome.CHANGED:
