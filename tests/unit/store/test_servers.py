@@ -235,7 +235,7 @@ def test_accounts_survive_the_rotation_of_the_key(tmp_path: Path) -> None:
     store.close()
     key.write_bytes(before)
     store = Store.open(url, Secrets.load(key))
-    with pytest.raises(Unavailable, match="sealing"):
+    with pytest.raises(Unavailable, match="sealed with a key"):
         store.credentials(one.id)
     store.close()
 
