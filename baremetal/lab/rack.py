@@ -86,6 +86,7 @@ class Rack:
         boot_mode: str = BootMode.BIOS,
         boot_url: str,
         disk_mib: int = 4096,
+        more_disks_mib: tuple[int, ...] = (),
         memory_mib: int | None = None,
         own_order: tuple[BootDevice, ...] = (BootDevice.DISK, BootDevice.PXE),
         knobs: dict[str, Any] | None = None,
@@ -112,6 +113,7 @@ class Rack:
         if not there:
             extra = {
                 "disk_mib": disk_mib,
+                "more_disks_mib": more_disks_mib,
                 "memory_mib": memory_mib,
                 "own_order": own_order,
                 "knobs": knobs or {},

@@ -34,6 +34,7 @@ class VirtualServer:
     memory_mib: int | None = None
     own_order: tuple[BootDevice, ...] = (BootDevice.DISK, BootDevice.PXE)
     knobs: dict[str, Any] = field(default_factory=dict)
+    more_disks_mib: tuple[int, ...] = ()
 
     @property
     def bmc_url(self) -> str:
@@ -56,7 +57,15 @@ class VirtualServer:
 
     @property
     def disk(self) -> VirtualDisk:
-        return VirtualDisk(self.directory / "disk0.img", self.disk_mib, f"{self.serial}-0")
+        return self.disks[0]
+
+    @property
+    def disks(self) -> tuple[VirtualDisk, ...]:
+        sizes = (self.disk_mib, *self.more_disks_mib)
+        return tuple(
+            VirtualDisk(self.directory / f"disk{number}.img", size, f"{self.serial}-{number}")
+            for number, size in enumerate(sizes)
+        )
 
     def machine(self) -> MachineSpec:
         """Describe the machine to QEMU."""
@@ -66,7 +75,7 @@ class VirtualServer:
             mac=self.mac,
             uuid=self.uuid,
             serial=self.serial,
-            disks=(self.disk,),
+            disks=self.disks,
             boot_url=self.boot_url,
             boot_mode=self.boot_mode,
             own_order=self.own_order,
@@ -89,6 +98,7 @@ class VirtualServer:
             "memory_mib": self.memory_mib,
             "own_order": [str(device) for device in self.own_order],
             "knobs": self.knobs,
+            "more_disks_mib": self.more_disks_mib,
         }
 
     @classmethod
@@ -102,6 +112,7 @@ class VirtualServer:
                     "uuid": UUID(values["uuid"]),
                     "boot_mode": BootMode(values["boot_mode"]),
                     "own_order": tuple(BootDevice(device) for device in values["own_order"]),
+                    "more_disks_mib": tuple(values.get("more_disks_mib", ())),
                 }
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -338,7 +338,12 @@ def call(url: str, **fields: str) -> tuple[int, str]:
 
 @contextmanager
 def running_lab(
-    folder: Path, *, servers: int, boot_mode: str, profiles: tuple[TinyProfile, ...] = ()
+    folder: Path,
+    *,
+    servers: int,
+    boot_mode: str,
+    profiles: tuple[TinyProfile, ...] = (),
+    more_disks_mib: tuple[int, ...] = (),
 ) -> Iterator[tuple[Lab, list[VirtualServer]]]:
     """Everything up, every server enrolled and available; everything gone afterwards."""
     there, reason = available(boot_mode)
@@ -352,6 +357,7 @@ def running_lab(
             boot_mode=boot_mode,
             boot_url=f"http://10.0.2.2:{lab.boot_port}/boot.ipxe",
             disk_mib=512,
+            more_disks_mib=more_disks_mib,
             attached=True,
         )
         for machine in machines:

@@ -7,13 +7,15 @@ where a fault is only seen by waiting.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from baremetal.client import server_path
 from baremetal.lab.server import VirtualServer
-from tests.lab.rig import SOON_S, STEP_S, Lab, TinyProfile, running_lab
+from baremetal.lab.tiny.disklog import count_installs
+from tests.lab.rig import DEPLOY_S, SOON_S, STEP_S, Lab, TinyProfile, running_lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
@@ -158,6 +160,25 @@ def test_installer_that_breaks_before_it_writes(ready: Setting, how: str) -> Non
     error = fail(lab, one)["last_error"]
     assert "BM404" in error or "BM401" in error
     assert lab.disk_log(one, run) == []
+
+
+@pytest.mark.long
+def test_of_two_disks_the_one_that_is_named(tmp_path: Path) -> None:
+    """BM402 where the selector fits both; by its serial number the second is installed, the first left alone (P3)."""
+    with running_lab(tmp_path, servers=1, boot_mode="bios", more_disks_mib=(256,)) as (lab, (server,)):
+        first, second = server.disks
+        run = lab.deploy(server, disk="size>=100M")
+        error = fail(lab, server)["last_error"]
+        assert "BM402" in error
+        assert "several disks (vda vdb) fit" in error
+        assert lab.tell(server, run)["disk"] is None
+        again = lab.deploy(server, disk=f"serial={second.serial[:20]}")
+        # SeaBIOS boots from the first disk only, so this is as far as it goes.
+        lab.wait_for_step(server, "first boot", within_s=DEPLOY_S)
+        assert lab.tell(server, again)["disk"] == "vdb"
+        assert count_installs(second.path) == 1
+        with first.path.open("rb") as disk:
+            assert not any(any(chunk) for chunk in iter(lambda: disk.read(1 << 20), b""))
 
 
 @pytest.mark.long
