@@ -20,7 +20,7 @@ SETTINGS = "[bmc]\nobserve_interval_s = 20\n"
 def run(_: Namespace) -> list[Figure]:
     command = (sys.executable, "-m", "bench.simulated_service")
     with patch.dict(os.environ, {"BENCH_SERVERS": str(SERVERS)}), Service(SETTINGS, command) as service:
-        empty = service.rss_mb()
+        empty = service.memory_mb()
         rows = enrolments(SERVERS, lambda number: f"sim://admin@bmc-{number}")
         service.post("/v1/servers", {"servers": rows})
         names = {row["name"] for row in rows}
@@ -28,14 +28,14 @@ def run(_: Namespace) -> list[Figure]:
         began, used = time.monotonic(), service.cpu_s()
         time.sleep(WATCHED_S)
         busy = (service.cpu_s() - used) / (time.monotonic() - began)
-        full = service.rss_mb()
+        full = service.memory_mb()
     return [
         Figure(
             f"memory of an idle service with {SERVERS:,} simulated servers",
             full,
             "MB",
             150.0,
-            how=f"resident, children included, after enrolling and verifying them all and {WATCHED_S:.0f} s of "
+            how=f"PSS, children included, after enrolling and verifying them all and {WATCHED_S:.0f} s of "
             f"watching their power states; the simulated BMCs live in it too; {empty:.0f} MB without servers",
         ),
         Figure(

@@ -149,10 +149,13 @@ class Service:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
-    def rss_mb(self) -> float:
-        """Return the resident memory of the process and of every child it has, in megabytes of 10⁶ bytes."""
+    def memory_mb(self) -> float:
+        """Return the memory of the process and of every child it has, in megabytes of 10⁶ bytes.
+
+        Proportional (PSS): a page that several processes share, such as Python's own code, is counted once among them.
+        """
         assert self._process is not None
-        return sum(_rss(pid) for pid in _tree(self._process.pid)) / 1e6
+        return sum(_pss(pid) for pid in _tree(self._process.pid)) / 1e6
 
 
 def enrolments(count: int, bmc: Callable[[int], str], **more: Any) -> list[dict[str, Any]]:
@@ -194,11 +197,12 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _rss(pid: int) -> int:
+def _pss(pid: int) -> int:
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except FileNotFoundError:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
         return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
 
 
 def _tree(root: int) -> list[int]:
