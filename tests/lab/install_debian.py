@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -57,6 +58,8 @@ _DISK_MIB = 6144
 def main() -> int:
     """Run it and return the exit status of `baremetal deploy`."""
     options = _options()
+    # an end from outside unwinds like any other: the service and the guest go with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "baremetal"
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="baremetal-debian-")))
