@@ -142,9 +142,12 @@ class Engine:
             with self._lock:
                 self._turning.pop(server_id, None)
 
-    def turn(self, server_id: str) -> None:
-        """Take the reservation and do what the server is owed until it must wait. Harmless when nothing is owed."""
-        record = self.store.server(server_id)
+    def turn(self, server_id: str, *, known: ServerRecord | None = None) -> None:
+        """Take the reservation and do what the server is owed until it must wait. Harmless when nothing is owed.
+
+        `known` spares the load where the caller has just read the server.
+        """
+        record = known or self.store.server(server_id)
         if not self._is_due(record):
             return
         at = self.now()
@@ -152,8 +155,14 @@ class Engine:
         if fence is None:
             return
         try:
+            # Nobody held, aborted or switched maintenance in between, or the fence would have been raised twice; of
+            # whatever else happened meanwhile the guard of the first commit tells.
+            if fence == record.life.fence + 1:
+                record = amend(record, life=amend(record.life, fence=fence))
+            else:
+                record = self.store.server(server_id)
             with ExitStack() as stack:
-                self._work(server_id, fence, stack)
+                self._work(record, fence, stack)
         finally:
             self._give_back(server_id, fence)
 
@@ -212,14 +221,16 @@ class Engine:
 
     def attend(self, server_id: str, now: datetime) -> float:
         """Give one server that is due its event and its turn; return for how many seconds it had been due."""
-        run = self.store.server(server_id).life.run
+        record = self.store.server(server_id)
+        run = record.life.run
         if run is None:
             return 0.0
         late = [at for at in (run.deadline, run.retry_at or run.entered) if at is not None and at <= now]
         if run.deadline is not None and run.deadline <= now:
-            self.submit(server_id, Overdue(run.number, run.step))
+            self.submit(server_id, Overdue(run.number, run.step), known=record)
+            record = self.store.server(server_id)
         if self._executor is None:
-            self.turn(server_id)
+            self.turn(server_id, known=record)
         else:
             self.nudge(server_id)
         return max(((now - at).total_seconds() for at in late), default=0.0)
@@ -258,9 +269,9 @@ class Engine:
         with self._lock:
             self._turning.pop(server_id, None)
 
-    def _work(self, server_id: str, fence: int, stack: ExitStack) -> None:
+    def _work(self, record: ServerRecord, fence: int, stack: ExitStack) -> None:
+        server_id = record.id
         bmc: BmcDriver | None = None
-        record = self.store.server(server_id)
         while not self._stopping:
             run, action = record.life.run, owed(record.life)
             if run is None or action is None or record.life.fence != fence or not self._is_due(record):
@@ -307,20 +318,27 @@ class Engine:
 class _Permit:
     """Asks, just before a write is sent, whether it may be: the intention is recorded, or `Superseded` is raised.
 
-    `record` is the server as the last permission left it.
+    An action of several writes (a boot device takes two) is intended once; its later writes are only asked again
+    whether they are still wanted. `record` is the server as the last permission left it.
     """
 
     def __init__(self, engine: Engine, record: ServerRecord, fence: int) -> None:
         self._engine = engine
         self._fence = fence
+        self._intended = False
         self.record = record
 
     def __call__(self) -> None:
         run = self.record.life.run
         assert run is not None
         event = Intended(run.number, run.step, self._fence)
-        decision = self._engine.submit(self.record.id, event, known=self.record)
-        self.record = amend(self.record, life=decision.server)
+        if self._intended:
+            self.record = self._engine.store.server(self.record.id)
+            decision = decide(self.record.life, event, self._engine.now())
+        else:
+            decision = self._engine.submit(self.record.id, event, known=self.record)
+            self.record = amend(self.record, life=decision.server)
+            self._intended = True
         now = decision.server.run
         if decision.outcome is not Outcome.CHANGED or now is None or now.step != run.step:
             raise Superseded(decision.note)

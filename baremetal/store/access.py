@@ -5,7 +5,6 @@ Owns their rows. Tokens are known by their hash only; what a role may do is deci
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Protocol
@@ -14,7 +13,7 @@ from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from baremetal.errors import Conflict, Unknown
-from baremetal.store.codec import dump
+from baremetal.store.codec import dump, load
 from baremetal.store.database import Prepared
 from baremetal.store.history import audit
 from baremetal.store.part import Part
@@ -83,7 +82,7 @@ class Access(Part):
         if row is None:
             return None
         refused, at, reason = row
-        return BmcMemoRecord(tuple(json.loads(refused)), maybe_moment(at), reason)
+        return BmcMemoRecord(tuple(load(refused)), maybe_moment(at), reason)
 
     def save_bmc_memo(self, identity: str, memo: Memo) -> None:
         """Keep what this BMC refused; an empty memo is forgotten."""

@@ -5,7 +5,6 @@ Owns its rows, their retention, and folding: the recorded decisions, decided aga
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,7 +14,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
 from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.model import Server
-from baremetal.store.codec import decode_event, decode_life, dump
+from baremetal.store.codec import decode_event, decode_life, dump, load
 from baremetal.store.database import Prepared
 from baremetal.store.part import Part
 from baremetal.store.records import HistoryEntry, Observed
@@ -229,7 +228,7 @@ def _entry(row: Row[Any]) -> HistoryEntry:
         from_state=row.from_state,
         to_state=row.to_state,
         outcome=row.outcome,
-        event=None if row.event is None else json.loads(row.event),
-        data=json.loads(row.data),
+        event=None if row.event is None else load(row.event),
+        data=load(row.data),
         fence=row.fence,
     )

@@ -6,7 +6,6 @@ only shows as `ended_at`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -15,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from baremetal.errors import Refused, Unknown
-from baremetal.store.codec import dump
+from baremetal.store.codec import dump, load
 from baremetal.store.database import Prepared
 from baremetal.store.part import Part
 from baremetal.store.records import LogRecord, RunRecord
@@ -125,7 +124,7 @@ def learn(connection: Connection, server_id: str, number: int, facts: Mapping[st
             values[name] = dump(list(value))
         elif name == "accepted":
             (stored,) = _ACCEPTED.run(connection, key).fetchone() or ("{}",)
-            known = json.loads(stored)
+            known = load(stored)
             values[name] = dump({**_stamps(value), **known})
         else:
             raise AssertionError(f"a run's record has no field {name!r} to learn")
@@ -153,16 +152,16 @@ def _stamps(accepted: Mapping[str, datetime]) -> dict[str, str]:
 
 def _run(row: Sequence[Any]) -> RunRecord:
     values = dict(zip(_COLUMNS, row, strict=True))
-    accepted = json.loads(values["accepted"])
+    accepted = load(values["accepted"])
     return RunRecord(
         **{
             **values,
-            "frozen": json.loads(values["frozen"]),
+            "frozen": load(values["frozen"]),
             "started_at": moment(values["started_at"]),
             "ended_at": maybe_moment(values["ended_at"]),
-            "disks": json.loads(values["disks"]),
-            "ssh_host_keys": tuple(json.loads(values["ssh_host_keys"])),
-            "addresses": tuple(json.loads(values["addresses"])),
+            "disks": load(values["disks"]),
+            "ssh_host_keys": tuple(load(values["ssh_host_keys"])),
+            "addresses": tuple(load(values["addresses"])),
             "accepted": {signal: datetime.fromisoformat(at) for signal, at in accepted.items()},
         }
     )

@@ -6,7 +6,6 @@ Owns names, MACs and BMC identities being unique, and the sealed BMC accounts. H
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -20,7 +19,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from baremetal.errors import Conflict, Unknown
 from baremetal.lifecycle.model import PowerState
-from baremetal.store.codec import decode_life, dump, encode_life
+from baremetal.store.codec import decode_life, dump, encode_life, load
 from baremetal.store.database import Prepared
 from baremetal.store.history import append, audit
 from baremetal.store.part import Part
@@ -125,7 +124,7 @@ class Servers(Part):
             data={
                 "by": new.by,
                 "then": new.then,
-                "life": json.loads(encode_life(life)),
+                "life": load(encode_life(life)),
                 "macs": list(facts.macs),
             },
         )
@@ -185,7 +184,7 @@ class Servers(Part):
         if row is None:
             self.server(server_id)
             return "", ""
-        user, password = json.loads(self._secrets.open(row[0]))
+        user, password = load(self._secrets.open(row[0]))
         return user, password
 
     def set_facts(
@@ -365,7 +364,7 @@ def _document(facts: Facts) -> dict[str, Any]:
 
 @lru_cache(maxsize=2048)
 def _facts(text: str) -> Facts:
-    document = json.loads(text)
+    document = load(text)
     for name in ("macs", "quirks"):
         document[name] = tuple(document.get(name) or ())
     for name in ("vars", "tags"):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from baremetal.lifecycle.actions import EnsureBootDevice, EnsurePower
+from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.decide import Decision, Outcome, current_step, owed
 from baremetal.lifecycle.events import Did, Event, Heard, Intended
 from baremetal.lifecycle.model import BootDevice, PowerState, Proof, ProvisionState, Server, Signal, Verb
@@ -52,15 +52,14 @@ class Watch:
 
     def reserved(self, fence: int) -> None:
         check(fence > self.life.fence, "I11", "a reservation did not raise the fence")
-        self.life = replace(self.life, fence=fence)
+        self.life = amend(self.life, fence=fence)
 
     # -- state --
 
     def committed(self, before: Server, decision: Decision, event: Event, at: datetime) -> None:
         after = decision.server
-        self._intended = (
-            event if isinstance(event, Intended) and decision.outcome is Outcome.CHANGED else None
-        )
+        if isinstance(event, Intended) and decision.outcome is Outcome.CHANGED:
+            self._intended = event
         if decision.outcome is not Outcome.CHANGED:
             check(after == before, "I8", f"a {decision.outcome} changed {position(before)}")
             return
@@ -220,7 +219,7 @@ class Watch:
         entries = world.real_store.history(server_id=world.id, kinds=("decision",), limit=100_000)
         folded = fold(entries, self.initial)
         check(folded.generation == life.generation, "I8", "the history lacks a change")
-        check(replace(folded, fence=life.fence) == life, "I8", "folding differs")
+        check(amend(folded, fence=life.fence) == life, "I8", "folding differs")
         step = current_step(life)
         check(step is None, "I26", f"still {position(life)} although faults stopped long ago: {life.run}")
         installs = Counter(write.run for write in world.machine.disk.log if write.what == "partitioning")

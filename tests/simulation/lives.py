@@ -123,6 +123,8 @@ def _asked(the: World, goal: S | Verb) -> bool:
         the.ask(MaintenanceChanged(False))
     if life.state is S.ENROLL and life.last_error and the.rng.random() < 0.5:
         the.correct_bmc()
+    if "BM105 boot device disk" in life.last_error and "flip=none" not in the.quirks:
+        the.heed_boot_device()
     verb = NEXT.get(life.state)
     if life.state is S.ACTIVE:
         verb = goal if isinstance(goal, Verb) else None
@@ -137,9 +139,7 @@ def _asked(the: World, goal: S | Verb) -> bool:
         force=the.rng.random() < 0.5 or life.found_on,
         method=Method.INSTALLER if installs else None,
         proof=the.rng.choice((Proof.SSH, Proof.SSH, Proof.FIRST_BOOT)) if installs else Proof.SSH,
-        flip=BootDevice.NONE
-        if "flip=none" in the.real_store.server(the.id).facts.quirks
-        else BootDevice.DISK,
+        flip=BootDevice.NONE if "flip=none" in the.quirks else BootDevice.DISK,
     )
     the.ask(asked)
     if the.down_until is not None:
@@ -205,7 +205,8 @@ def _maintenance_on(the: World) -> None:
 
 
 def _maintenance_off(the: World) -> None:
-    the.ask(MaintenanceChanged(False))
+    if the.life.maintenance and the.ask(MaintenanceChanged(False)) is None:
+        the.clock.later(120.0, lambda: _maintenance_off(the))
 
 
 def _replay(the: World) -> None:

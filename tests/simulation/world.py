@@ -88,6 +88,9 @@ class World:
         self.incarnation = 0
         self.down_until: float | None = None
         self.stall_until = 0.0
+        self.writes = 0
+        self._due: datetime | None = None
+        self._due_known_at = -1
         self.kitchen = Kitchen(TokenMint(b"0" * 32), "ssh-ed25519 AAAA proof")
         self.name = f"s{seed}"
         self.machine = SimulatedMachine(self.name, (MAC,), self.clock, self, BASE, random.Random(seed + 1))
@@ -149,6 +152,7 @@ class World:
         if self.plant is not None:
             self.plant(self)
         self.real_store.void_reservations()
+        self.writes += 1
 
     def die(self) -> None:
         """Kill the process now; it is started again some time later."""
@@ -201,7 +205,7 @@ class World:
         times = [until_s, now + 60.0]
         if (at := self.clock.next_at()) is not None:
             times.append(at)
-        if now >= self.stall_until and (due := self.real_store.next_due()) is not None:
+        if now >= self.stall_until and (due := self._next_due()) is not None:
             offset = (due - self.now()).total_seconds()
             times.append(now + max(offset, 0.0))
         self._alive(lambda: self.clock.pass_time(max(min(times) - now, 0.01)))
@@ -211,6 +215,12 @@ class World:
             self.stall_until = self.clock.monotonic() + self.rng.uniform(1.0, 3600.0)
         if self.clock.monotonic() >= self.stall_until:
             self._alive(self.sweep)
+
+    def _next_due(self) -> datetime | None:
+        """Return when something is due; asked of the store again only after something was written to it."""
+        if self._due_known_at != self.writes:
+            self._due_known_at, self._due = self.writes, self.real_store.next_due()
+        return self._due
 
     def sweep(self) -> None:
         try:
@@ -247,6 +257,13 @@ class World:
     def recipe(self) -> Recipe:
         facts = ServerFacts(self.id, self.name, (MAC,), MAC, boot_mode=self.mode)
         return Recipe(PROFILE, "sim", merge_variables({}), facts, self.templates)
+
+    def heed_boot_device(self) -> None:
+        """Name the quirk that an error about the boot device asks for, as an operator does who has read it."""
+        self.quirks = (*self.quirks, "flip=none")
+        record = self.real_store.server(self.id)
+        facts = replace(record.facts, quirks=self.quirks)
+        self.real_store.set_facts(self.id, facts, None, self.now(), "simulation", "quirk flip=none")
 
     def correct_bmc(self) -> None:
         """Set the BMC's account and URL right, as an operator does who has read the error."""
@@ -367,6 +384,9 @@ def _unforgiving(attend: Callable[[str, datetime], float]) -> Callable[[str, dat
     return watched
 
 
+_READS = frozenset({"due", "next_due", "server", "run", "find_boot", "credentials", "bmc_memo", "history"})
+
+
 class FaultyStore:
     """The real store, seen by one incarnation of the process: it may fail, or the process may die around it."""
 
@@ -377,12 +397,13 @@ class FaultyStore:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)
-        world, alive = self._world, self._alive
+        world, alive, writes = self._world, self._alive, name not in _READS
 
         def call(*args: Any, **kwargs: Any) -> Any:
             world.check_alive(alive)
             if world.own.db_fault and world.chance("db_fault"):
                 raise Unavailable("the database does not answer")
+            world.writes += writes
             return method(*args, **kwargs)
 
         return call
@@ -403,6 +424,7 @@ class FaultyStore:
         fault = world.own.db_fault and world.chance("db_fault")
         if fault and world.rng.random() < 0.5:
             raise Unavailable("the database failed before the commit")
+        world.writes += 1
         entry = self._store.commit(server_id, before, decision, event, at, **more)
         if entry is not None:
             world.watch.committed(before, decision, event, at)
@@ -413,6 +435,7 @@ class FaultyStore:
 
     def reserve(self, server_id: str, until: datetime, at: datetime) -> int | None:
         self._world.check_alive(self._alive)
+        self._world.writes += 1
         fence = self._store.reserve(server_id, until, at)
         if fence is not None:
             self._world.watch.reserved(fence)

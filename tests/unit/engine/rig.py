@@ -130,6 +130,15 @@ class ForgetfulBmc(ObedientBmc):
         self.flags = BootFlags(valid, flags.device, flags.persistent, flags.efi)
 
 
+class TwoStepBmc(ObedientBmc):
+    """Takes a boot device in two writes, as IPMI does: how long flags last, then the flags."""
+
+    def set_boot_device(self, device: BootDevice, *, persistent: bool, efi: bool, permit: Permit) -> None:
+        permit()
+        self.writes.append("keep flags")
+        super().set_boot_device(device, persistent=persistent, efi=efi, permit=permit)
+
+
 class MumblingBmc(ObedientBmc):
     """Marks its boot flags invalid, whatever they are (OpenIPMI's ipmi_sim)."""
 

@@ -14,11 +14,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from baremetal import telemetry
+from baremetal.drivers.base import Permit
 from baremetal.engine import engine as module
 from baremetal.errors import Unavailable, Unknown
 from baremetal.lifecycle.decide import Decision, Outcome
 from baremetal.lifecycle.events import Asked, Did, Fetched, Heard, Intended, MaintenanceChanged
 from baremetal.lifecycle.model import (
+    BootDevice,
     Budgets,
     Fetch,
     PowerState,
@@ -29,7 +31,8 @@ from baremetal.lifecycle.model import (
     Verb,
 )
 from baremetal.store.history import fold
-from tests.unit.engine.rig import DeafBmc, LyingBmc, ObedientBmc, Rig, SlowBmc, rig_on
+from baremetal.store.records import ServerRecord
+from tests.unit.engine.rig import DeafBmc, LyingBmc, ObedientBmc, Rig, SlowBmc, TwoStepBmc, rig_on
 
 S = ProvisionState
 
@@ -164,6 +167,25 @@ class TestTurn:
             "power on: done",
         ]
 
+    def test_an_action_of_two_writes_is_intended_once(self, rig: Rig) -> None:
+        server_id = rig.enrol(TwoStepBmc(rig.clock))
+        rig.ask(server_id)
+        rig.engine.sweep()
+        assert rig.bmc(server_id).writes == ["keep flags", "pxe", "on"]
+        assert rig.notes(server_id).count("intends boot device pxe, once") == 1
+
+    @pytest.mark.parametrize("what", ["abort", "maintenance", "nothing"])
+    def test_a_reading_that_is_stale_is_noticed(self, rig: Rig, what: str) -> None:
+        server_id = rig.enrol(ObedientBmc(rig.clock, on=True))
+        rig.ask(server_id)
+        record = rig.store.server(server_id)
+        if what != "nothing":
+            interrupt(rig, server_id, what)
+        rig.engine.turn(server_id, known=record)
+        assert rig.bmc(server_id).writes == {"abort": ["off"], "maintenance": []}.get(
+            what, ["off", "pxe", "on"]
+        )
+
     def test_nothing_owed_is_nothing_done(self, rig: Rig) -> None:
         server_id = rig.enrol()
         fence = rig.life(server_id).fence
@@ -284,6 +306,26 @@ class TestPermission:
         assert any("not sent" in note or "no longer wanted" in note for note in rig.notes(server_id))
 
     @pytest.mark.parametrize("how", ["abort", "maintenance"])
+    def test_nothing_is_sent_between_two_writes_of_one_action(self, rig: Rig, how: str) -> None:
+        class InterruptedBmc(TwoStepBmc):
+            """Somebody decides otherwise after the first of two writes."""
+
+            def set_boot_device(
+                self, device: BootDevice, *, persistent: bool, efi: bool, permit: Permit
+            ) -> None:
+                def asked() -> None:
+                    if self.writes == ["keep flags"]:
+                        interrupt(rig, server_id, how)
+                    permit()
+
+                super().set_boot_device(device, persistent=persistent, efi=efi, permit=asked)
+
+        server_id = rig.enrol(InterruptedBmc(rig.clock))
+        rig.ask(server_id)
+        rig.engine.turn(server_id)
+        assert rig.bmc(server_id).writes == ["keep flags"]
+
+    @pytest.mark.parametrize("how", ["abort", "maintenance"])
     def test_results_that_come_after_are_no_ops(self, rig: Rig, how: str) -> None:
         server_id = rig.enrol()
         rig.ask(server_id)
@@ -335,10 +377,10 @@ class TestSweep:
             rig.ask(server_id)
         turn = rig.engine.turn
 
-        def stumble(server_id: str) -> None:
+        def stumble(server_id: str, *, known: ServerRecord | None = None) -> None:
             if server_id == ids[0]:
                 raise trouble
-            turn(server_id)
+            turn(server_id, known=known)
 
         monkeypatch.setattr(rig.engine, "turn", stumble)
         with capture_logs() as logs:
@@ -420,7 +462,7 @@ class TestNudge:
             rig.restart(pool)
             turns: list[str] = []
 
-            def turn(server_id: str) -> None:
+            def turn(server_id: str, *, known: ServerRecord | None = None) -> None:
                 turns.append(server_id)
                 if len(turns) == 1:
                     for _ in range(5):
@@ -443,7 +485,7 @@ class TestNudge:
             done = threading.Event()
             calls: list[str] = []
 
-            def turn(server_id: str) -> None:
+            def turn(server_id: str, *, known: ServerRecord | None = None) -> None:
                 calls.append(server_id)
                 if len(calls) == 1:
                     rig.engine.nudge(server_id)
