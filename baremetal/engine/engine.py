@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -114,12 +115,16 @@ class Engine:
             )
             if entry is None:
                 continue
-            self._tell(entry)
-            _count(record, decision, at)
-            if decision.action is not None and decision.outcome is Outcome.CHANGED:
-                self.nudge(record.id)
+            self.store.after_commit(partial(self._announce, record, decision, entry))
             return decision
         raise Unavailable(f"the record changed {GUARD_TRIES} times while one event was being decided")
+
+    def _announce(self, record: ServerRecord, decision: Decision, entry: HistoryEntry) -> None:
+        """Tell everybody who waits for it that a decision is committed."""
+        self._tell(entry)
+        _count(record, decision, entry.at)
+        if decision.action is not None and decision.outcome is Outcome.CHANGED:
+            self.nudge(record.id)
 
     def listen(self, listener: Listener) -> None:
         """Have every committed history entry handed to `listener`, in the committing thread; it must be quick."""

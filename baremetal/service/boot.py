@@ -8,7 +8,7 @@ and commit elsewhere. Deliberately unknown: HTTP, and what a signal means for a 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -75,6 +75,14 @@ class Look:
     stranger: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a machine hears if its run may be served; `final`: whatever the run says, because there is no script."""
+
+    text: str
+    final: bool = False
+
+
 class Boot:
     """The machines' side of the service. All of it may be called from several threads."""
 
@@ -131,41 +139,63 @@ class Boot:
         telemetry.BOOT_ANSWERS.labels("ipxe", "local" if look.record is not None else "unknown").inc()
         return local_script(look.record, look.answer.reason)
 
-    def settle(self, look: Look) -> str:
-        """Commit what serving this machine means for its run, and give the script. Waits for the database."""
+    def settle(self, looks: Sequence[Look]) -> list[str]:
+        """Commit what serving these machines means for their runs, in one transaction; give each its script.
+
+        Waits for the database, and never raises for it: whatever could not be committed is a script that waits.
+        """
+        prepared = [self._prepare(look) for look in looks]
+        try:
+            with failpoints("boot.serve"), self._store.together() if len(looks) > 1 else nullcontext():
+                return [self._commit(look, text) for look, text in zip(looks, prepared, strict=True)]
+        except Unavailable as error:
+            log.warning("boot scripts were held back", servers=len(looks), error=str(error))
+            return [wait_script(look.machine.base) for look in looks]
+        except Exception:
+            if len(looks) == 1:
+                raise
+            log.exception("boot scripts could not be committed together")
+        return [self._alone(look) for look in looks]
+
+    def _alone(self, look: Look) -> str:
+        """Settle one of several: one server's trouble is its own."""
+        try:
+            return self.settle([look])[0]
+        except Exception:
+            log.exception("a boot script could not be committed", mac=look.machine.mac)
+            return wait_script(look.machine.base)
+
+    def _prepare(self, look: Look) -> Served:
+        """Render an installer's script, or say what is told instead; nothing for a machine that hears no installer."""
+        record, answer = look.record, look.answer
+        assert record is not None
+        if not isinstance(answer, Install):
+            return Served("")
+        try:
+            recipe = self._recipe(record.id, answer.run)
+            return Served(self._kitchen.script(recipe, record.id, answer.run, look.machine.base))
+        except Unavailable:
+            return Served(wait_script(look.machine.base), final=True)
+        except BaremetalError as error:
+            return Served(self._not_rendered(record, answer.run, "boot script", error), final=True)
+
+    def _commit(self, look: Look, served: Served) -> str:
         record = look.record
         assert record is not None
-        assert look.answer is not None
+        if served.final:
+            return served.text
         run = record.life.run
-        text = ""
-        if isinstance(look.answer, Install):
-            try:
-                recipe = self._recipe(record.id, look.answer.run)
-                text = self._kitchen.script(recipe, record.id, look.answer.run, look.machine.base)
-            except Unavailable:
-                return wait_script(look.machine.base)
-            except BaremetalError as error:
-                return self._not_rendered(record, look.answer.run, "boot script", error)
         try:
-            with failpoints("boot.serve"):
-                decision = self._engine.submit(
-                    record.id, Fetched(Fetch.SCRIPT, look.machine.address), known=record
-                )
+            decision = self._engine.submit(
+                record.id, Fetched(Fetch.SCRIPT, look.machine.address), known=record
+            )
         except Unknown:
             return local_script(None, "unknown machine: it was forgotten just now")
-        except Unavailable as error:
-            log.warning("a boot script was held back", server=record.life.name, error=str(error))
-            return wait_script(look.machine.base)
         now = decision.server.run
-        if (
-            decision.reply is Reply.SERVE
-            and text
-            and now is not None
-            and run is not None
-            and now.number == run.number
-        ):
+        same = now is not None and run is not None and now.number == run.number
+        if decision.reply is Reply.SERVE and served.text and same:
             telemetry.BOOT_ANSWERS.labels("ipxe", "install").inc()
-            return text
+            return served.text
         telemetry.BOOT_ANSWERS.labels("ipxe", "local").inc()
         return local_script(record, decision.note)
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +39,10 @@ _BUGS = frozenset({"IntegrityError", "ProgrammingError", "DataError", "NotSuppor
 
 
 class Database:
-    """One database. `read()` and `write()` are its only doors; both are safe for threads."""
+    """One database. `read()` and `write()` are its only doors; both are safe for threads.
+
+    Inside of `together()` both lead a thread to the one transaction that it has open there.
+    """
 
     def __init__(self, url: str) -> None:
         where = _parse(url)
@@ -51,6 +55,7 @@ class Database:
         self._lock: _RLock | None = threading.RLock() if self.dialect == "sqlite" else None
         self._kept: Connection | None = None
         self._idle: list[Connection] = []
+        self._open = _Open()
         if self.dialect == "sqlite" and where.database in (None, "", ":memory:"):
             self._engine = _memory_engine()
             self._kept = self._engine.connect()
@@ -73,21 +78,51 @@ class Database:
     def in_memory(self) -> bool:
         return self._kept is not None
 
-    def read(self) -> _Door:
+    def read(self) -> AbstractContextManager[Connection]:
         """Open the database for single SELECTs. Faults raise Unavailable."""
+        if self._open.group is not None:
+            return _Joined(self._open.group, writes=False)
         if self._kept is not None:
             return _Door(self._the_one, _keep, self._lock, None)
         if self.dialect == "sqlite":
             return _Door(self._take, self._give_back, None, None)
         return _Door(self._reader.connect, Connection.close, None, None)
 
-    def write(self) -> _Door:
+    def write(self) -> AbstractContextManager[Connection]:
         """Open the database for one transaction: committed at the end of the block, rolled back by any exception."""
+        if self._open.group is not None:
+            return _Joined(self._open.group, writes=True)
         if self._kept is not None:
             return _Door(self._the_one, _keep, self._lock, _begin_in_memory)
         if self.dialect == "sqlite":
             return _Door(self._take, self._give_back, self._lock, _begin_in_file)
         return _Door(self._engine.connect, Connection.close, None, _begin_postgresql)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Commit all writes that this thread makes inside the block at once, at its end: one flush for all of them.
+
+        Each write is still whole or undone by itself. A fault of the database undoes all of them, and is raised at the
+        end, or where the commit fails. Groups do not nest.
+        """
+        assert self._open.group is None, "a group inside a group"
+        with self.write() as connection:
+            group = self._open.group = _Group(connection)
+            try:
+                yield
+            finally:
+                self._open.group = None
+            if group.fault is not None:
+                raise group.fault
+        for call in group.after:
+            call()
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Call this now, or inside of `together` once all is committed, and never where it is undone."""
+        if self._open.group is not None:
+            self._open.group.after.append(call)
+        else:
+            call()
 
     def upsert(self, table: Table) -> Any:
         """Return an INSERT that this database lets be followed by `on_conflict_do_update`."""
@@ -199,6 +234,60 @@ class _Door:
             self._connection = None
             if self._lock is not None:
                 self._lock.release()
+
+
+class _Group:
+    """The transaction that a thread has open for several writes."""
+
+    __slots__ = ("after", "connection", "fault")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.after: list[Callable[[], None]] = []
+        self.fault: Unavailable | None = None
+
+
+class _Open(threading.local):
+    group: _Group | None = None
+
+
+class _Joined:
+    """The door of a thread that is inside already: a write is a savepoint, which it can go back to alone."""
+
+    __slots__ = ("_group", "_writes")
+
+    def __init__(self, group: _Group, writes: bool) -> None:
+        self._group = group
+        self._writes = writes
+
+    def __enter__(self) -> Connection:
+        # some faults end the whole transaction, and a savepoint would then begin another one
+        if self._group.fault is not None:
+            raise self._group.fault
+        if self._writes:
+            self._say("SAVEPOINT one")
+        return self._group.connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and _is_fault(error):
+            self._group.fault = unavailable(error)
+            raise self._group.fault from error
+        if self._writes and self._group.fault is None:
+            if error is not None:
+                self._say("ROLLBACK TO one")
+            self._say("RELEASE one")
+
+    def _say(self, text: str) -> None:
+        driver: Any = self._group.connection.connection.driver_connection
+        try:
+            driver.execute(text)
+        except BaseException as error:
+            if _is_fault(error):
+                self._group.fault = unavailable(error)
+                raise self._group.fault from error
+            raise
 
 
 def _keep(_connection: Connection) -> None:

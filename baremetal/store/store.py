@@ -6,6 +6,9 @@ A fault of the database is `Unavailable`; then nothing was written.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 from baremetal.store.access import Access
 from baremetal.store.database import Database
 from baremetal.store.history import History
@@ -34,6 +37,18 @@ class Store(Servers, Transitions, Runs, History, Sightings, Access):
             database.close()
             raise
         return cls(database, secrets)
+
+    def together(self) -> AbstractContextManager[None]:
+        """Commit all that this thread writes inside the block at once, at its end: one flush to the disk for all.
+
+        Each write is whole or undone by itself; a fault of the database undoes all of them and raises Unavailable, at
+        the latest at the end. Nothing may be answered before.
+        """
+        return self._db.together()
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Call this now, or inside of `together` when all is committed; never where it is undone."""
+        self._db.after_commit(call)
 
     def close(self) -> None:
         """Close the database. Idempotent."""

@@ -25,10 +25,11 @@ from starlette.types import ASGIApp
 from baremetal.errors import BaremetalError, Invalid, Unavailable
 from baremetal.lifecycle.model import Fetch, Signal
 from baremetal.netboot.scripts import boot_script, wait_script
-from baremetal.service.boot import Boot, Look, Machine, Word, machine_mac
+from baremetal.service.boot import Boot, Machine, Word, machine_mac
 from baremetal.service.media import Media
 from baremetal.service.news import News, read_json, read_news
 from baremetal.telemetry import logger
+from baremetal.web.gathering import Gathering
 from baremetal.web.limits import Bucket, RateLimit, TooLarge, read_body
 
 log = logger(__name__)
@@ -64,6 +65,7 @@ class BootApp:
         self._boot = boot
         self._media = media
         self._writer = writer
+        self._settling = Gathering(writer, boot.settle)
         self._doors = doors
         self._proxies = tuple(ipaddress.ip_network(text, strict=False) for text in doors.trusted_proxies)
 
@@ -126,7 +128,7 @@ class BootApp:
         try:
             look = self._boot.look(machine)
             if look.commits:
-                return _text(await self._settled(look))
+                return _text(await self._settling.ask(look))
             if look.stranger:
                 self._writer.submit(self._boot.meet, machine)
             if look.record is None and look.answer is not None and not strangers:
@@ -135,9 +137,6 @@ class BootApp:
         except Exception:
             log.exception("a boot script could not be made", mac=machine.mac, address=machine.address)
             return _text(wait_script(machine.base))
-
-    async def _settled(self, look: Look) -> str:
-        return await self._write(lambda: self._boot.settle(look))
 
     # -- answer files --
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -96,6 +97,23 @@ def test_a_rebuild_repeats_what_is_deployed_and_tokens_stay_secret(service: Serv
     run = service.app.store.run(record.id, record.life.run.number)
     assert run is not None
     assert (run.profile, run.frozen["variables"]["timezone"]) == ("test", "Europe/Rome")
+
+
+def test_a_rack_that_asks_at_once_is_counted_one_by_one(service: Service) -> None:
+    """Requests that gather are committed together; three scripts per netboot are three, whoever asks beside (I3)."""
+    macs = {f"r{number}": f"52:54:00:00:01:{number:02x}" for number in range(8)}
+    for name, mac in macs.items():
+        service.enrol(name, mac)
+        service.deploy_until_window(name)
+    asked = [(name, mac) for _ in range(6) for name, mac in macs.items()]
+    with ThreadPoolExecutor(24) as threads:
+        scripts = list(threads.map(lambda one: (one[0], service.script(one[1])), asked))
+    for name in macs:
+        served = [text for who, text in scripts if who == name and "/answer/" in text]
+        assert len(served) == 3
+        assert all(f"/media/_{name}." in text for text in served), "each hears its own"
+        notes = [event["note"] for event in service.get(f"/v1/servers/{name}/events")["events"]]
+        assert len([note for note in notes if note.startswith("boot script served")]) == 3
 
 
 def test_everything_out_of_its_window_boots_its_disk(service: Service) -> None:

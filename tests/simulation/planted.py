@@ -5,7 +5,7 @@ Each bends one part of one process of the program, the way a plausible mistake w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
@@ -90,11 +90,12 @@ def serve_a_script_after_go(world: World) -> None:
     """Whoever asks while a run is open is served its script."""
     honest = world.boot.settle
 
-    def settle(look: Look) -> str:
+    def settle(looks: Sequence[Look]) -> list[str]:
+        (look,) = looks
         run = look.record.life.run if look.record is not None else None
         if look.record is None or run is None or run.go is None or run.closing:
-            return honest(look)
-        return world.kitchen.script(world.recipe(), look.record.id, run.number, look.machine.base)
+            return honest(looks)
+        return [world.kitchen.script(world.recipe(), look.record.id, run.number, look.machine.base)]
 
     world.boot.settle = settle  # type: ignore[method-assign]
 

@@ -311,7 +311,7 @@ class World:
         path = url.removeprefix(BASE)
         if path.startswith("/ipxe?mac="):
             look = self.boot.look(Machine(mac=path.removeprefix("/ipxe?mac="), address="10.0.0.5", base=BASE))
-            text = self.boot.settle(look) if look.commits else self.boot.script(look)
+            text = self.boot.settle([look])[0] if look.commits else self.boot.script(look)
             self.watch.served_script(look.machine.mac, text)
             return Reply(200, text)
         _, _, token, file = path.split("/")
@@ -432,6 +432,9 @@ class FaultyStore:
             raise Unavailable("the connection was lost after the commit")
         world.maybe_die()
         return entry
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        self._store.after_commit(call)
 
     def reserve(self, server_id: str, until: datetime, at: datetime) -> int | None:
         self._world.check_alive(self._alive)
