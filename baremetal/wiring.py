@@ -147,7 +147,7 @@ def _assemble(
     public: str,
     boot_port: int | None,
 ) -> App:
-    now = SteadyClock()
+    now = SteadyClock.resume(store)
     turns = ThreadPoolExecutor(config.bmc.max_conversations, "turn")
     operators = ThreadPoolExecutor(16, "operator")
     writers = ThreadPoolExecutor(8, "boot-write")

@@ -200,7 +200,8 @@ def _intended(server: Server, event: Intended, now: datetime) -> Decision:
         return _noop(server, f"{step.name}: the deadline has passed, the write was not sent")
     if not isinstance(step.action, EnsurePower):
         return _changed(server, server.with_run(trouble=""), f"intends {owed(server)}")
-    recent = tuple(at for at in server.power_writes if now - at < HOUR)
+    # a write that seems to be ahead of us was made before the clock was set back
+    recent = tuple(at for at in server.power_writes if timedelta(0) <= now - at < HOUR)
     if run.power_writes >= run.limits.power_writes_per_step:
         return _fail(
             server, f"BM109 {step.action}: {run.power_writes} power writes in one step had no effect", now

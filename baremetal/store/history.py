@@ -26,6 +26,7 @@ _ADD = Prepared(
     [column.name for column in HISTORY.c if column.name != "id"],
 )
 _LAST = select(func.max(HISTORY.c.id))
+_LAST_AT = Prepared(select(HISTORY.c.at).order_by(HISTORY.c.id.desc()).limit(1))
 _BATCH = 1000
 
 
@@ -144,6 +145,12 @@ class History(Part):
         """Return the id of the newest entry, 0 before there is one."""
         with self._db.read() as connection:
             return connection.execute(_LAST).scalar() or 0
+
+    def last_history_at(self) -> datetime | None:
+        """Return when the newest entry was written, None before there is one."""
+        with self._db.read() as connection:
+            row = _LAST_AT.run(connection, {}).fetchone()
+        return None if row is None else moment(row[0])
 
     def drop_observations(self, before: datetime) -> int:
         """Delete observations older than `before`, in short transactions; returns how many.

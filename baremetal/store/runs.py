@@ -32,6 +32,7 @@ _END = Prepared(
     update(RUNS).where(_R.server_id == bindparam("the_id"), _R.number == bindparam("the_number")),
     ("ended_at", "outcome", "error"),
 )
+_OPEN = Prepared(select(_R.number).where(_R.ended_at.is_(None)).limit(1))
 _ACCEPTED = Prepared(
     select(_R.accepted).where(_R.server_id == bindparam("the_id"), _R.number == bindparam("the_number"))
 )
@@ -56,6 +57,11 @@ class Runs(Part):
         with self._db.read() as connection:
             rows = _ALL.run(connection, {"the_id": server_id}).fetchall()
         return [_run(row) for row in rows]
+
+    def has_open_runs(self) -> bool:
+        """Whether any server's run is under way."""
+        with self._db.read() as connection:
+            return _OPEN.run(connection, {}).fetchone() is not None
 
     def add_log(self, server_id: str, run: int, name: str, content: bytes, at: datetime | None = None) -> int:
         """Keep a log of a run under its name, replacing an older one; returns the bytes that the run now holds.

@@ -88,6 +88,7 @@ class World:
         self.incarnation = 0
         self.down_until: float | None = None
         self.stall_until = 0.0
+        self.host_boot = 0
         self.writes = 0
         self._due: datetime | None = None
         self._due_known_at = -1
@@ -134,7 +135,11 @@ class World:
         alive = self.incarnation
         self.down_until = None
         self.store = cast(Store, FaultyStore(self, alive))
-        self.now = SteadyClock(self.clock.utc, self.clock.monotonic)
+        if self.rng.random() < 0.1:
+            self.host_boot += 1
+        self.now = SteadyClock.resume(
+            self.real_store, self.clock.utc, self.clock.monotonic, f"host-{self.host_boot}"
+        )
         self.conversations = Conversations(
             lambda url, account: self._open(url, account, alive),
             _Memory(self.store),
