@@ -5,7 +5,7 @@ Each bends one part of one process of the program, the way a plausible mistake w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
@@ -114,10 +114,11 @@ def accept_an_old_run(world: World) -> None:
     world.boot.signal = signal  # type: ignore[method-assign]
 
 
-PLANTED: tuple[Callable[[World], None], ...] = (
-    answer_before_commit,
-    ignore_the_generation,
-    skip_a_read_back,
-    serve_a_script_after_go,
-    accept_an_old_run,
-)
+PLANTED: Mapping[Callable[[World], None], str] = {
+    answer_before_commit: "I3",
+    ignore_the_generation: "I8",
+    skip_a_read_back: "P8",
+    serve_a_script_after_go: "I3",
+    accept_an_old_run: "I22",
+}
+"""Each with the promise that finds it broken."""

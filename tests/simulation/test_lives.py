@@ -46,16 +46,19 @@ def test_no_life_breaks_a_promise(templates: Frozen) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
 def test_a_planted_bug_is_caught(templates: Frozen, plant: Callable[[World], None]) -> None:
-    lives = Lives(templates, plant)
+    found = _first_broken(Lives(templates, plant), SEEDS_FOR_A_PLANTED_BUG)
+    assert found.startswith(f"{PLANTED[plant]}: "), f"{plant.__name__}: {found or 'went unnoticed'}"
+
+
+def _first_broken(lives: Lives, seeds: int) -> str:
     try:
-        for seed in range(SEEDS_FOR_A_PLANTED_BUG):
-            try:
-                lives.live(seed)
-            except Broken:
-                return
+        for seed in range(seeds):
+            lives.live(seed)
+    except Broken as error:
+        return str(error)
     finally:
         lives.close()
-    pytest.fail(f"{plant.__name__} went unnoticed through {SEEDS_FOR_A_PLANTED_BUG} lives")
+    return ""
 
 
 def test_a_seed_replays_identically(templates: Frozen) -> None:
