@@ -1,20 +1,16 @@
-"""The one place that knows everything: builds the objects from the settings, starts and stops them. No logic.
+"""The one place that knows everything: builds the objects from the settings, each from those before it. No logic.
 
-Startup order: sockets, keys, database, engine, services, apps, ticks. The sockets are bound first, so that a port in
-use is an error with a name and not a half-started service.
+The order: keys, database, engine, services, apps, ticks. What is built here does not run yet: `serving` starts and
+stops it. Deliberately unknown: sockets, signals, and who else works in the data directory.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import fcntl
-import os
 import secrets as random
-import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,15 +18,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-import uvloop
 from starlette.types import ASGIApp
 
-from baremetal import telemetry
-from baremetal.config import Config, split_listen
-from baremetal.config.settings import ProfileConfig, is_loopback
+from baremetal.config import Config, ProfileConfig, split_listen
 from baremetal.drivers.base import Deadlines
-from baremetal.drivers.process import warm
 from baremetal.drivers.registry import Round, open_conversation
 from baremetal.engine.conversations import BmcMemo, Conversations
 from baremetal.engine.conversations import Limits as BmcLimits
@@ -40,7 +31,6 @@ from baremetal.engine.observations import Observations
 from baremetal.engine.perform import LoginTarget, Performer
 from baremetal.engine.power_watch import WORKERS, PowerWatch
 from baremetal.engine.steady import SteadyClock
-from baremetal.errors import BaremetalError, Refused, Unavailable
 from baremetal.lifecycle.model import Budgets, Fetch, Limits
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.templates import Templates
@@ -62,18 +52,14 @@ from baremetal.store.store import Store
 from baremetal.web.api import Services
 from baremetal.web.apps import control_app, control_stack
 from baremetal.web.boot import BootApp, Doors
-from baremetal.web.protocol import BoundedProtocol
-
-log = telemetry.logger(__name__)
 
 FLUSH_S = 0.5
 RETENTION_EVERY_S = 3600.0
-STOP_S = 5.0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class App:
-    """Everything that runs, as one object: for `serve`, and for tests that want to hold a part of it."""
+    """What was built, and runs nothing yet: `serving` starts and stops it. Tests hold a part of it."""
 
     config: Config
     store: Store
@@ -85,48 +71,14 @@ class App:
     ticks: Embedded
     watch: PowerWatch
     token_file: Path
-    pools: list[ThreadPoolExecutor] = field(default_factory=list)
-    lock: int = -1
-
-    def start(self) -> None:
-        """Resume what an earlier process left, and begin to tick."""
-        self.engine.recover()
-        self.services.servers.recover()
-        self.ticks.start()
-        self.pools[0].submit(warm)
-        self.pools[0].submit(self.services.profiles.warm_up)
-
-    def stop(self) -> None:
-        """End ticks, turns and streams; write what waits; close the database. Idempotent."""
-        self.services.timeline.close()
-        self.engine.stop()
-        self.watch.stop()
-        self.ticks.stop()
-        for pool in self.pools:
-            pool.shutdown(wait=True, cancel_futures=True)
-        with contextlib.suppress(BaremetalError):
-            self.observations.flush()
-        self.store.close()
-        if self.lock >= 0:
-            os.close(self.lock)
-            self.lock = -1
+    pools: tuple[ThreadPoolExecutor, ...]
 
 
 def build(config: Config, *, boot_port: int | None = None) -> App:
-    """Build the whole service from its settings. `boot_port`: the bound one, where the settings say 0."""
-    folder = config.data_dir
-    _make_folder(folder)
-    lock = _take(folder)
-    try:
-        app = _open(config, boot_port)
-    except BaseException:
-        os.close(lock)
-        raise
-    app.lock = lock
-    return app
+    """Build the whole service from its settings, in a data directory that `serving.occupy` holds.
 
-
-def _open(config: Config, boot_port: int | None) -> App:
+    `boot_port`: the bound one, where the settings say 0. Raises Unavailable, Invalid.
+    """
     keys = config.key_file.parent
     secrets = Secrets.load(config.key_file)
     master = read_or_make(keys / "master.key", lambda: random.token_bytes(32))
@@ -230,159 +182,8 @@ def _assemble(
         ticks=ticks,
         watch=watch,
         token_file=tokens.first(),
-        pools=[later, watchers, writers, operators, turns],
+        pools=(later, watchers, writers, operators, turns),
     )
-
-
-# -- serving -------------------------------------------------------------------------------------------------------
-
-
-def serve(config: Config, *, ready: Callable[[str, str], None] | None = None) -> None:
-    """Run the service until SIGTERM or SIGINT; `ready` hears the two URLs once both answer. Raises Unavailable."""
-    telemetry.configure(form=config.server.log_format, level=config.server.log_level)
-
-    async def until_told() -> None:
-        halt = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, halt.set)
-        await run(config, halt, ready)
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(until_told())
-
-
-async def run(
-    config: Config,
-    halt: asyncio.Event,
-    ready: Callable[[str, str], None] | None = None,
-    *,
-    build: Callable[..., App] = build,
-) -> None:
-    """Run both apps and the engine in this loop until `halt` is set. Raises Refused, Unavailable (BM303)."""
-    _refuse_public_control(config)
-    with contextlib.ExitStack() as stack:
-        boot = stack.enter_context(
-            contextlib.closing(_bind(config.server.boot_listen, "boot app", "server.boot_listen"))
-        )
-        control = stack.enter_context(
-            contextlib.closing(_bind(config.server.control_listen, "control app", "server.control_listen"))
-        )
-        app = build(config, boot_port=boot.getsockname()[1])
-        try:
-            await asyncio.to_thread(app.start)
-            await _run_apps(app, boot, control, halt, ready)
-        finally:
-            await asyncio.to_thread(app.stop)
-    log.info("service stopped")
-
-
-async def _run_apps(
-    app: App,
-    boot: socket.socket,
-    control: socket.socket,
-    halt: asyncio.Event,
-    ready: Callable[[str, str], None] | None,
-) -> None:
-    server = app.config.server
-    tls = {"ssl_certfile": server.control_tls_cert, "ssl_keyfile": server.control_tls_key}
-    servers = [
-        _Server(_uvicorn(app.boot, limit_concurrency=4096)),
-        _Server(_uvicorn(app.control, **(tls if server.control_tls_cert else {}))),
-    ]
-    serving = [
-        asyncio.create_task(one.serve(sockets=[sock]))
-        for one, sock in zip(servers, (boot, control), strict=True)
-    ]
-    halted = asyncio.create_task(halt.wait())
-    try:
-        await _started(servers, serving)
-        urls = (_url("http", boot), _url("https" if server.control_tls_cert else "http", control))
-        log.info("service ready", boot=urls[0], control=urls[1], access=str(app.token_file))
-        if ready is not None:
-            ready(*urls)
-        # Either both apps run, or none: a half service would keep machines waiting.
-        await asyncio.wait([*serving, halted], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        halted.cancel()
-        app.services.timeline.close()
-        for one in servers:
-            one.should_exit = True
-        await asyncio.gather(*serving)
-
-
-async def _started(servers: list[_Server], serving: list[asyncio.Task[None]]) -> None:
-    """Wait until every server answers, or one has given up. uvicorn has no event to wait for."""
-    for one, task in zip(servers, serving, strict=True):
-        while not one.started and not task.done():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers: two servers share this process, and `serve` owns the signals."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _uvicorn(app: ASGIApp, **more: Any) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=BoundedProtocol,
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        log_level="warning",
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=int(STOP_S),
-        **more,
-    )
-
-
-def _bind(listen: str, what: str, key: str) -> socket.socket:
-    host, port = split_listen(listen)
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise Unavailable(
-            f"the {what} cannot listen on {listen}: {error.strerror}", fix=f"correct {key}"
-        ) from error
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(place)
-        sock.listen(2048)
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        raise Unavailable(
-            f"the {what} cannot listen on {listen}",
-            code="BM303",
-            seen=error.strerror,
-            fix=f"stop what uses the port (ss -ltnp 'sport = :{port}'), or set {key}",
-        ) from error
-    return sock
-
-
-def _refuse_public_control(config: Config) -> None:
-    server = config.server
-    if is_loopback(server.control_listen) or server.control_tls_cert or config.security.allow_public_control:
-        return
-    raise Refused(
-        f"the control app would answer on {server.control_listen} without TLS",
-        fix="set control_tls_cert and control_tls_key, or say security.allow_public_control = true",
-    )
-
-
-def _url(scheme: str, sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 # -- small parts ---------------------------------------------------------------------------------------------------
@@ -516,30 +317,6 @@ def _hosts(config: Config) -> set[str]:
     if host in ("0.0.0.0", "::"):
         names |= {socket.gethostname().lower(), socket.getfqdn().lower(), _own_address()}
     return names
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise Unavailable(
-            f"the data directory {folder} cannot be made: {error.strerror}", fix="set [server] data_dir"
-        ) from error
-    if not os.access(folder, os.W_OK):
-        raise Unavailable(f"the data directory {folder} cannot be written", fix="set [server] data_dir")
-
-
-def _take(folder: Path) -> int:
-    """Keep a second service off this data directory until what is returned is closed. Raises Unavailable."""
-    lock = os.open(folder / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise Unavailable(
-            f"another service works on {folder}", fix="stop it first, or give this one a data_dir of its own"
-        ) from error
-    return lock
 
 
 def _version() -> str:

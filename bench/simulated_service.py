@@ -16,9 +16,9 @@ def main() -> None:
     # inside the function, as in baremetal/__main__.py: conversation children import this module again
     from baremetal.config import load
     from baremetal.drivers import sim
+    from baremetal.serving import serve
     from baremetal.sim.bmc import SimulatedBmc
     from baremetal.sim.chassis import DummyChassis
-    from baremetal.wiring import serve
 
     for number in range(int(os.environ["BENCH_SERVERS"])):
         sim.plug(f"bmc-{number}", SimulatedBmc(DummyChassis(), time.monotonic), time.sleep)

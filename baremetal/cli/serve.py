@@ -23,7 +23,7 @@ def serve(
     # Collecting garbage between so many imports finds none and costs a tenth of the start; what they made stays.
     gc.disable()
     from baremetal.config import load
-    from baremetal.wiring import serve as run
+    from baremetal.serving import serve as run
 
     gc.freeze()
     gc.enable()

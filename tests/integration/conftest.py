@@ -17,9 +17,10 @@ import pytest
 from baremetal import wiring
 from baremetal.config import load
 from baremetal.drivers import sim as board
+from baremetal.serving import run
 from baremetal.sim.bmc import SimulatedBmc
 from baremetal.sim.chassis import DummyChassis
-from baremetal.wiring import App, run
+from baremetal.wiring import App
 
 MAC = "52:54:00:00:00:01"
 TEMPLATE = (Path(__file__).parents[2] / "kickstart" / "tiny.ks.j2").read_text()

@@ -75,6 +75,7 @@ def test_a_child_loads_pyghmi_and_nothing_of_the_rest() -> None:
         "baremetal.store",
         "baremetal.engine",
         "baremetal.service",
+        "baremetal.serving",
         "baremetal.wiring",
     )
     assert [name for name in modules if name.startswith((*heavy, *ours))] == []
