@@ -12,13 +12,14 @@ at a point: that is the caller's code. Unarmed, a point costs one look at an emp
 | `pause` | stops this process (SIGSTOP) until somebody sends SIGCONT |
 | `delay:SECONDS` | sleeps, in the calling thread only |
 
-`@N` after a mode: at the Nth time only; without it, every time.
+`@N` after a mode: at the Nth time only; without it, every time. What a point does is said on standard error first.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -154,6 +155,7 @@ def _fire(name: str, point: _Armed) -> None:
         point.hits += 1
         if point.only is not None and point.hits != point.only:
             return
+    print(f"failpoint {name}: {point.mode}", file=sys.stderr, flush=True)
     match point.mode:
         case Mode.KILL:
             os.kill(os.getpid(), signal.SIGKILL)

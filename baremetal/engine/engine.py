@@ -31,11 +31,12 @@ from baremetal.errors import (
     Superseded,
     Unavailable,
 )
-from baremetal.lifecycle.actions import CheckLogin
+from baremetal.failpoints import failpoint
+from baremetal.lifecycle.actions import Action, CheckLogin, EnsurePower
 from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.decide import Decision, Outcome, Reply, decide, owed
 from baremetal.lifecycle.events import Did, Event, Failed, Heard, Intended, Overdue
-from baremetal.lifecycle.model import BootMode, PowerState, Run
+from baremetal.lifecycle.model import BootMode, PowerState, Run, Verb
 from baremetal.lifecycle.table import edges
 from baremetal.store.records import HistoryEntry, RunRecord, ServerRecord
 from baremetal.store.store import Store
@@ -282,6 +283,7 @@ class Engine:
             if run is None or action is None or record.life.fence != fence or not self._is_due(record):
                 return
             permit = _Permit(self, record, fence)
+            _crash_point(run, action, "before")
             try:
                 if isinstance(action, CheckLogin):
                     seen = self._performer.prove(self._login_target(record, run))
@@ -302,6 +304,7 @@ class Engine:
                 self.saw_power(server_id, seen.power)
             did = Did(run.number, run.step, fence, wrote=seen.wrote, power=seen.power, seen=seen.text)
             decision = self.submit(server_id, did, known=permit.record)
+            _crash_point(run, action, "after")
             record = amend(record, life=decision.server, power_state=seen.power or record.power_state)
 
     def _moved_on(self, record: ServerRecord, run: Run, fence: int) -> bool:
@@ -356,6 +359,12 @@ def _failure(error: BmcError | LoginError | Invalid, run: Run, fence: int) -> Fa
     pauses = isinstance(error, BmcError) and error.kind is BmcErrorKind.BREAKER
     wait = (error.retry_after_s or 0.0) if isinstance(error, BmcError) else 0.0
     return Failed(run.number, run.step, fence, text, error.transient, retry_after_s=wait, pauses=pauses)
+
+
+def _crash_point(run: Run, action: Action, side: str) -> None:
+    """Stand around a release's power-off, its record included: the other effects have their points in `perform`."""
+    if run.verb is Verb.RELEASE and action == EnsurePower(PowerState.OFF):
+        failpoint(f"release.off:{side}")
 
 
 def _count(before: ServerRecord, decision: Decision, at: datetime) -> None:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, TypeVar
 
 from baremetal.errors import Unknown
+from baremetal.failpoints import failpoints
 from baremetal.netboot.context import Context, ServerFacts, Urls
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.render import render_answer, render_install_script
@@ -150,8 +151,9 @@ class Kitchen:
         key = (server_id, run, base)
         found = self._contexts.get(key)
         if found is None:
-            fetch = self.mint.mint(server_id, run, Purpose.FETCH)
-            callback = self.mint.mint(server_id, run, Purpose.CALLBACK)
+            with failpoints("token.mint"):
+                fetch = self.mint.mint(server_id, run, Purpose.FETCH)
+                callback = self.mint.mint(server_id, run, Purpose.CALLBACK)
             found = self._contexts.put(key, recipe.context(run, base, self.proof_key, fetch, callback))
         return found
 

@@ -97,8 +97,9 @@ def test_a_name_that_does_not_exist_is_caught_while_armed() -> None:
 def test_kills_a_process_that_was_armed_by_its_environment() -> None:
     done = run("power_on.send:after=kill")
     assert done.returncode == -signal.SIGKILL
-    assert done.stdout == ""
-    assert run("power_on.send:before=kill").stdout == "lived\n"
+    assert (done.stdout, done.stderr) == ("", "failpoint power_on.send:after: kill\n")
+    lived = run("power_on.send:before=kill")
+    assert (lived.stdout, lived.stderr) == ("lived\n", "")
 
 
 def test_pauses_a_process_until_it_is_told_to_go_on() -> None:
