@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from baremetal.errors import Conflict, Unknown
@@ -27,7 +27,9 @@ _MEMO = Prepared(
         BMC_MEMOS.c.identity == bindparam("ref")
     )
 )
-_SETTING = select(SETTINGS.c.value).where(SETTINGS.c.name == bindparam("ref"))
+_SETTING = Prepared(select(SETTINGS.c.value).where(SETTINGS.c.name == bindparam("ref")))
+_CHANGE_SETTING = Prepared(update(SETTINGS).where(SETTINGS.c.name == bindparam("ref")), ("value",))
+_ADD_SETTING = Prepared(insert(SETTINGS), ("name", "value"))
 
 
 class Memo(Protocol):
@@ -100,10 +102,11 @@ class Access(Part):
 
     def setting(self, name: str) -> str | None:
         with self._db.read() as connection:
-            value = connection.execute(_SETTING, {"ref": name}).scalar()
-        return None if value is None else str(value)
+            row = _SETTING.run(connection, {"ref": name}).fetchone()
+        return None if row is None else str(row[0])
 
     def set_setting(self, name: str, value: str) -> None:
         with self._db.write() as connection:
-            adding = self._db.upsert(SETTINGS).values(name=name, value=value)
-            connection.execute(adding.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+            change = {"ref": name, "value": value}
+            if _CHANGE_SETTING.run(connection, change).rowcount == 0:
+                _ADD_SETTING.run(connection, {"name": name, "value": value})
