@@ -385,10 +385,10 @@ class Boot:
     def fetched(self, server: str, number: int, what: Fetch, file: str, address: str) -> None:
         """Note that a run's machine fetched its kernel or initrd. Best effort."""
         try:
-            record = self._store.server(server)
+            record = self._store.find_server(server)
         except BaremetalError:
             return
-        if record.life.run is not None and record.life.run.number == number:
+        if record is not None and record.life.run is not None and record.life.run.number == number:
             self._seen(
                 record, number, str(what), f"{what} {file} fetched by {address}", address=address, file=file
             )
@@ -396,10 +396,8 @@ class Boot:
     # -- shared --
 
     def _server(self, server_id: str) -> ServerRecord | None:
-        try:
-            return self._store.server(server_id)
-        except Unknown:
-            return None
+        # Machines are no people: a like name means nothing to them, and finding one would hold up the event loop.
+        return self._store.find_server(server_id)
 
     def _recipe(self, server_id: str, number: int) -> Recipe:
         kept = self._kitchen.kept(server_id, number)

@@ -132,14 +132,20 @@ class Servers(Part):
 
     def server(self, ref: str) -> ServerRecord:
         """Return the server of this id or name. Raises Unknown, with the nearest name."""
+        found = self.find_server(ref)
+        if found is None:
+            with self._db.read() as connection:
+                names = [name for (name,) in _NAMES.run(connection, {}).fetchall()]
+            near = get_close_matches(ref, names, n=1)
+            raise Unknown(f"no server {ref!r}", nearest=near[0] if near else None)
+        return found
+
+    def find_server(self, ref: str) -> ServerRecord | None:
+        """Return the server of this id or name, for callers whom a like name would not help: it costs reading all."""
         with self._db.read() as connection:
             row = _BY_ID.run(connection, {"ref": ref}).fetchone()
             row = row or _BY_NAME.run(connection, {"ref": ref}).fetchone()
-            if row is None:
-                names = [name for (name,) in _NAMES.run(connection, {}).fetchall()]
-                near = get_close_matches(ref, names, n=1)
-                raise Unknown(f"no server {ref!r}", nearest=near[0] if near else None)
-        return _record(row)
+        return None if row is None else _record(row)
 
     def server_by_mac(self, mac: str) -> ServerRecord | None:
         """`mac` in lower-case colon form."""

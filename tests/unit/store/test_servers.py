@@ -165,6 +165,20 @@ def test_a_server_without_an_account_has_an_empty_one(store: Store) -> None:
         store.set_facts("0" * 32, record.facts, None, NOW, "alice", "")
 
 
+def test_a_look_up_for_a_machine_compares_no_names(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    (record,) = store.add_servers([new(1)], NOW)
+    with pytest.raises(Unknown) as named:
+        store.server("r11")
+    assert named.value.nearest == "r1"
+
+    def slow(*_: object, **__: object) -> list[str]:
+        raise AssertionError("all names were compared")
+
+    monkeypatch.setattr("baremetal.store.servers.get_close_matches", slow)
+    assert store.find_server("r1") == store.find_server(record.id) == record
+    assert store.find_server("r11") is None
+
+
 # -- forgetting --------------------------------------------------------------------------------------------------------
 
 
