@@ -188,7 +188,10 @@ class Servers:
         return self._store.rotate_key()
 
     def forget(self, name: str, by: str, *, force: bool = False) -> None:
-        """Stop caring for a server, never needing its BMC; what runs on it stays. Raises Refused without force."""
+        """Stop caring for a server, never needing its BMC; what runs on it stays.
+
+        Without force raises Refused while something is under way or runs on it, and Conflict where that began just now.
+        """
         record = self._store.server(name)
         life = record.life
         if not force and (life.run is not None or life.state is ProvisionState.ACTIVE):
@@ -203,7 +206,7 @@ class Servers:
             decision = self._engine.submit(record.id, Asked(Verb.ABORT, by=by))
             if decision.outcome is Outcome.CHANGED:
                 log.info("run aborted by forget", server=life.name)
-        self._store.forget(record.id, self._now(), by)
+        self._store.forget(record.id, self._now(), by, generation=None if force else life.generation)
 
     def _credentials(self, record: ServerRecord) -> BmcCredentials:
         user, password = self._store.credentials(record.id)

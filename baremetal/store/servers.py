@@ -71,6 +71,7 @@ _MAC_CLASH = Prepared(
 _ADD = Prepared(insert(SERVERS), [column.name for column in SERVERS.c])
 _ADD_MAC = Prepared(insert(MACS), ("mac", "server_id"))
 _FORGET = Prepared(delete(SERVERS).where(_S.id == bindparam("ref")))
+_FORGET_AT = Prepared(delete(SERVERS).where(_S.id == bindparam("ref"), _S.generation == bindparam("guard")))
 _KNOWN_NOW = Prepared(delete(UNKNOWNS).where(UNKNOWNS.c.mac == bindparam("the_mac")))
 _ADD_SEALED = Prepared(insert(CREDENTIALS), ("server_id", "sealed"))
 
@@ -141,7 +142,7 @@ class Servers(Part):
         return found
 
     def find_server(self, ref: str) -> ServerRecord | None:
-        """Return the server of this id or name, for callers whom a like name would not help: it costs reading all."""
+        """Return the server of this id or name, if there is one; never reads the names of all, as `server` may."""
         with self._db.read() as connection:
             row = _BY_ID.run(connection, {"ref": ref}).fetchone()
             row = row or _BY_NAME.run(connection, {"ref": ref}).fetchone()
@@ -235,14 +236,26 @@ class Servers(Part):
             audit(connection, at, server_id, old.name, note, by=by, data={"changed": what})
         return replace(old, facts=facts)
 
-    def forget(self, server_id: str, at: datetime, by: str) -> None:
-        """Remove a server with its account, runs and logs. Its history stays; its id never comes back."""
+    def forget(self, server_id: str, at: datetime, by: str, *, generation: int | None = None) -> None:
+        """Remove a server with its account, runs and logs. Its history stays; its id never comes back.
+
+        `generation`: the one that the decision to forget was made from; if the server has moved on meanwhile, Conflict
+        is raised and nothing is removed.
+        """
         with self._db.write() as connection:
             row = _BY_ID.run(connection, {"ref": server_id}).fetchone()
             if row is None:
                 raise Unknown(f"no server {server_id!r}")
             old = _record(row)
-            _FORGET.run(connection, {"ref": server_id})
+            if generation is None:
+                _FORGET.run(connection, {"ref": server_id})
+            elif _FORGET_AT.run(connection, {"ref": server_id, "guard": generation}).rowcount != 1:
+                raise Conflict(
+                    "somebody asked something of the server meanwhile",
+                    code="BM503",
+                    server=old.name,
+                    fix="look at it again",
+                )
             audit(
                 connection,
                 at,

@@ -15,7 +15,8 @@ from baremetal.engine.engine import Engine
 from baremetal.engine.perform import LoginTarget, Performer
 from baremetal.errors import Conflict, LoginError, Refused, Unknown
 from baremetal.failpoints import FailpointError, arm, disarm
-from baremetal.lifecycle.model import ProvisionState
+from baremetal.lifecycle.events import Asked
+from baremetal.lifecycle.model import ProvisionState, Verb
 from baremetal.service.enrolment import Enrolment
 from baremetal.service.roster import InvalidRows
 from baremetal.service.servers import Servers, find, ssh_places
@@ -116,9 +117,6 @@ def test_an_enrolment_whose_process_died_before_verifying_goes_on(rig: Rig) -> N
 
 
 def test_an_operators_own_manage_does_not_go_on(rig: Rig) -> None:
-    from baremetal.lifecycle.events import Asked
-    from baremetal.lifecycle.model import Verb
-
     rig.servers.enrol([new()], "me")
     rig.engine.sweep()
     rig.work()
@@ -160,6 +158,27 @@ def test_forget_needs_force_while_something_is_under_way(rig: Rig) -> None:
         rig.servers.forget("r1", "me")
     rig.servers.forget("r1", "me", force=True)
     assert rig.servers.select() == []
+
+
+def test_a_verb_that_was_accepted_meanwhile_is_not_forgotten(rig: Rig) -> None:
+    rig.servers.enrol([new(verify=False)], "me")
+    quicker: list[object] = []
+
+    def while_forget_makes_up_its_mind() -> datetime:
+        quicker.append(rig.engine.submit(rig.store.server("r1").id, Asked(Verb.MANAGE)))
+        return now()
+
+    def thaw(url: object) -> None:
+        raise AssertionError("nobody gave credentials")
+
+    slow = Servers(
+        rig.store, rig.engine, thaw=thaw, now=while_forget_makes_up_its_mind, later=rig.later.append
+    )
+    with pytest.raises(Conflict) as caught:
+        slow.forget("r1", "me")
+    assert caught.value.code == "BM503"
+    assert len(quicker) == 1
+    assert rig.state() == ProvisionState.VERIFYING
 
 
 @pytest.mark.parametrize(

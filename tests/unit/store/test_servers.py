@@ -201,6 +201,20 @@ def test_a_forgotten_server_leaves_its_history_only(store: Store) -> None:
         store.forget(record.id, NOW, "alice")
 
 
+def test_a_server_that_moved_on_is_not_forgotten_by_who_looked_before(store: Store) -> None:
+    (record,) = store.add_servers([new(1)], NOW)
+    submit(store, record.id, ask(Verb.DEPLOY), NOW)
+    newest = store.last_history_id()
+    with pytest.raises(Conflict, match="Look at it again") as refused:
+        store.forget(record.id, NOW, "alice", generation=record.life.generation)
+    assert (refused.value.code, refused.value.server) == ("BM503", "r1")
+    kept = store.server("r1")
+    assert kept.life.run is not None
+    assert store.last_history_id() == newest
+    store.forget(record.id, NOW, "alice", generation=kept.life.generation)
+    assert store.find_server("r1") is None
+
+
 def test_the_same_machine_enrolled_anew_is_another_server(store: Store) -> None:
     (old,) = store.add_servers([new(1)], NOW)
     store.forget(old.id, NOW, "alice")
