@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, MutableMapping
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from baremetal import telemetry
@@ -29,10 +29,10 @@ def control_app(services: api.Services, version: str) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        dependencies=[Depends(Guard(services.tokens))],
         responses=errors,
         redirect_slashes=False,
     )
+    app.router.route_class = Guard(services.tokens).route_class()
     faults.handle(app)
     api.add_routes(app, services)
     return app

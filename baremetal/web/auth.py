@@ -1,16 +1,19 @@
-"""Who is let in to the control app: one dependency for every route, and the Host allow-list.
+"""Who is let in to the control app: one guard before every route, and the Host allow-list.
 
 Deny by default: a route that does not say which role it wants is refused to everybody. Only `@open_to_all` lets in
-without a token, and only `/healthz` carries it.
+without a token, and only `/healthz` carries it. The guard stands before the framework's own work, because that reads
+and parses the body first and asks its dependencies afterwards.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from typing import Any, TypeVar
 
-from fastapi import Request
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from baremetal.errors import NotAuthorised
@@ -38,10 +41,27 @@ def open_to_all(endpoint: Endpoint) -> Endpoint:
 
 
 class Guard:
-    """The dependency in front of every route. Raises NotAuthorised."""
+    """Stands in front of every route. Raises NotAuthorised; a request's body is never looked at."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
+
+    def route_class(self) -> type[APIRoute]:
+        """Return the kind of route that an app must be made of for this guard to stand before it."""
+        guard = self
+
+        class GuardedRoute(APIRoute):
+            def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+                inner = super().get_route_handler()
+
+                async def handle(request: Request) -> Response:
+                    # In a thread: the token is looked up in the store.
+                    await run_in_threadpool(guard, request)
+                    return await inner(request)
+
+                return handle
+
+        return GuardedRoute
 
     def __call__(self, request: Request) -> None:
         wanted = getattr(request.scope.get("endpoint"), _MARK, None)

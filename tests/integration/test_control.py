@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import httpx2
@@ -256,6 +257,23 @@ def test_tokens_and_roles(service: Service) -> None:
         assert anyone.get("/v1/servers", headers={**viewer, "host": "evil.example"}).status_code == 421
         assert service.api.delete("/v1/tokens/looker").status_code == 204
         assert anyone.get("/v1/servers", headers=viewer).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/v1/servers", "/v1/servers/r1/deploy", "/v1/tokens", "/v1/bulk/deploy"])
+def test_who_has_no_token_hears_so_before_the_body_has_come(service: Service, path: str) -> None:
+    """Eight megabytes are announced and never sent; the answer does not wait for them, nor asks for them."""
+    url = httpx2.URL(service.control_url)
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        "Content-Length: 8000000\r\nExpect: 100-continue\r\n\r\n{"
+    )
+    with socket.create_connection((url.host, url.port or 80), timeout=30) as wire:
+        wire.sendall(head.encode())
+        answer = wire.recv(4096).decode()
+    assert answer.startswith("HTTP/1.1 401 "), answer
+    with httpx2.Client(base_url=service.control_url, trust_env=False) as anyone:
+        malformed = anyone.post(path, content="{oops", headers={"content-type": "application/json"})
+    assert (malformed.status_code, malformed.json()["code"]) == (401, "BM602")
 
 
 def test_the_schema_is_guarded_and_whole(service: Service) -> None:

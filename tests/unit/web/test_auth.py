@@ -57,7 +57,8 @@ def app() -> FastAPI:
 def routes() -> list[tuple[str, str]]:
     found = []
     for route in app().routes:
-        assert isinstance(route, APIRoute), f"{route} is not behind the guard"
+        assert isinstance(route, app().router.route_class), f"{route} is not behind the guard"
+        assert isinstance(route, APIRoute)
         found += [(method, route.path) for method in sorted(route.methods or ())]
     return found
 
@@ -85,6 +86,41 @@ def test_every_route_is_guarded(method: str, path: str) -> None:
         assert ask(method, path, "v") == 403
     if path in ADMIN_ONLY:
         assert ask(method, path, "o") == 403
+
+
+@pytest.mark.parametrize(("method", "path"), routes())
+@pytest.mark.parametrize(("token", "refusal"), [(None, 401), ("stranger", 401), ("v", 403)])
+def test_nothing_is_read_of_whom_is_not_let_in(method: str, path: str, token: str | None, refusal: int) -> None:
+    """A body is neither read nor judged, nor is a query, before it is clear who sends it."""
+    if path in OPEN or (token == "v" and (method in ("GET", "HEAD") or path.endswith("/plan"))):
+        return
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"8000000")]
+    if token is not None:
+        headers.append((b"authorization", f"Bearer {token}".encode()))
+    url = path.replace("{name}", "x").replace("{verb}", "deploy")
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": url,
+        "raw_path": url.encode(),
+        "query_string": b"limit=much&run=first&after=x",
+        "headers": headers,
+        "client": ("127.0.0.1", 1),
+        "server": ("localhost", 8000),
+        "scheme": "http",
+        "root_path": "",
+        "http_version": "1.1",
+    }
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        raise AssertionError("the body was read")
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(app()(scope, receive, send))
+    assert sent[0]["status"] == refusal
 
 
 def test_a_route_without_a_mark_is_refused_to_everybody() -> None:
