@@ -155,11 +155,9 @@ def _add_verbs(app: FastAPI, services: Services) -> None:
         def ask(name: str, request: Request, body: Any = None) -> dict[str, Any]:
             return deploys.ask(name, _order(verb, body), who(request).name)
 
-        installs = verb in ("deploy", "rebuild")
-        ask.__annotations__ |= {
-            "body": shapes.Deployment if installs else shapes.Plain | None,
-            "request": Request,
-        }
+        # A rebuild without a body, or with null, repeats what is deployed; a deploy's names its profile.
+        bodies = {"deploy": shapes.Deployment, "rebuild": shapes.Deployment | None}
+        ask.__annotations__ |= {"body": bodies.get(verb, shapes.Plain | None), "request": Request}
         ask.__doc__ = f"Ask for {verb}: 202 and the run that began, or 409 with the verbs that are allowed."
         path = f"/v1/servers/{{name}}/{verb}"
         app.post(path, status_code=202, response_model=shapes.Accepted, name=verb)(allows(Role.OPERATOR)(ask))

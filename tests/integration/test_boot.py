@@ -74,7 +74,10 @@ def test_a_machine_on_its_whole_way(service: Service) -> None:
     )
 
 
-def test_a_rebuild_repeats_what_is_deployed_and_tokens_stay_secret(service: Service) -> None:
+@pytest.mark.parametrize("body", [None, "null", "{}"])
+def test_a_rebuild_repeats_what_is_deployed_and_tokens_stay_secret(
+    service: Service, body: str | None
+) -> None:
     service.enrol()
     service.post("/v1/servers/r1/deploy", {"profile": "test", "vars": {"timezone": "Europe/Rome"}})
     service.wait("r1", lambda server: (server["run"] or {}).get("step") == "script")
@@ -90,7 +93,9 @@ def test_a_rebuild_repeats_what_is_deployed_and_tokens_stay_secret(service: Serv
         assert not any(token in text for text in said)
     plan = service.post("/v1/servers/r1/plan", {}, 200)
     assert (plan["verb"], plan["disk"]["chosen"]) == ("rebuild", "vda")
-    service.post("/v1/servers/r1/rebuild", {})
+    kind = {"content-type": "application/json"} if body is not None else {}
+    asked = service.api.post("/v1/servers/r1/rebuild", content=body, headers=kind)
+    assert asked.status_code == 202, asked.text
     service.wait("r1", lambda server: (server["run"] or {}).get("step") == "script")
     record = service.app.store.server("r1")
     assert record.life.run is not None
