@@ -15,7 +15,8 @@ import typer
 
 from baremetal.cli.options import Output, OutputOption, TagOption, VarOption, pairs
 from baremetal.cli.paint import Paint, is_terminal, say
-from baremetal.errors import Invalid, Unknown
+from baremetal.cli.strangers import find_strangers, read_strangers
+from baremetal.errors import Invalid
 
 app = typer.Typer(rich_markup_mode=None)
 PASSWORD = "BAREMETAL_BMC_PASSWORD"
@@ -30,9 +31,16 @@ def _group() -> None:
 
 @app.command()
 def enroll(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="What to call it.")] = None,
+    name: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="What to call it (one server).")
+    ] = None,
     bmc: Annotated[
-        str | None, typer.Option("--bmc", metavar="URL", help="Its BMC, as in ipmi://admin@10.0.0.1.")
+        list[str] | None,
+        typer.Option(
+            "--bmc",
+            metavar="URL",
+            help="Its BMC, as in ipmi://admin@10.0.0.1. With several --from-unknown once for each, in their order.",
+        ),
     ] = None,
     mac: Annotated[
         list[str] | None, typer.Option("--mac", metavar="MAC", help="Its NICs; the first is the boot NIC.")
@@ -72,9 +80,12 @@ def enroll(
         Path | None, typer.Option("--file", "-f", metavar="CSV|YAML", help="Many servers: all or none.")
     ] = None,
     from_unknown: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--from-unknown", metavar="MAC", help="Take what a stranger told when it asked to boot."
+            "--from-unknown",
+            metavar="[NAME=]MAC …",
+            help="Take what strangers told when they asked to boot; several: all or none. "
+            "One without a name is called after its MAC: server-525400123456.",
         ),
     ] = None,
     output: OutputOption = Output.TABLE,
@@ -86,45 +97,70 @@ def enroll(
     """
     from baremetal.client import Client
 
-    if file is not None and (name or bmc or mac):
-        raise Invalid("--file names the servers itself: leave NAME, --bmc and --mac out")
-    if file is None and not (name and bmc and (mac or from_unknown)):
+    names, bmcs, macs = name or [], bmc or [], mac or []
+    if file is not None and (names or bmcs or macs or from_unknown):
+        raise Invalid("--file names the servers itself: leave NAME, --bmc, --mac and --from-unknown out")
+    strangers = read_strangers(from_unknown, names) if from_unknown else []
+    if strangers:
+        if len(bmcs) != len(strangers):
+            raise Invalid(
+                f"{len(strangers)} from --from-unknown, and {len(bmcs)} --bmc",
+                fix="give --bmc once for each machine, in the same order",
+            )
+        if len(strangers) > 1 and (macs or ip or uuid or serial):
+            raise Invalid(
+                "--mac, --ip, --uuid and --serial belong to one machine, and several are named",
+                fix="enroll them one by one, or use --file",
+            )
+    elif file is None and not (names and bmcs and macs):
         raise Invalid("NAME, --bmc and --mac are needed, or --file")
-    if bmc and "@" in bmc and ":" in bmc.partition("://")[2].rpartition("@")[0]:
-        raise Invalid(
-            "a password in an option can be read by everybody on this host",
-            fix=f"leave it out of the URL and answer the prompt, or use --bmc-password-file or {PASSWORD}",
-        )
+    elif len(names) > 1 or len(bmcs) > 1:
+        raise Invalid("one server is enrolled by its options", fix="use --file for several")
+    for url in bmcs:
+        if "@" in url and ":" in url.partition("://")[2].rpartition("@")[0]:
+            raise Invalid(
+                "a password in an option can be read by everybody on this host",
+                fix=f"leave it out of the URL and answer the prompt, or use --bmc-password-file or {PASSWORD}",
+            )
+    common: dict[str, Any] = {
+        "boot_mode": boot_mode,
+        "boot_target": boot_target,
+        "ip": ip,
+        "vars": pairs(var, "--var"),
+        "tags": pairs(tag, "--tag"),
+        "quirks": quirk or [],
+        "verify": not no_verify,
+        "adopt": adopt,
+    }
+    given = {"arch": arch, "uuid": uuid, "serial": serial}
     with Client.find() as client:
         if file is not None:
-            common = read_password(password_file, stdin=password_stdin, prompt=None)
-            text, form = read_roster(file, common)
+            secret = read_password(password_file, stdin=password_stdin, prompt=None)
+            text, form = read_roster(file, secret)
             servers = client.post("/v1/servers", text=text, form=form)["servers"]
+        elif strangers:
+            told = find_strangers(strangers, client.get("/v1/unknown")["unknown"])
+            rows = [
+                {
+                    **common,
+                    **{key: given[key] or seen[key] or "" for key in given},
+                    "name": stranger.name,
+                    "bmc": url,
+                    "macs": list(dict.fromkeys([stranger.mac, *macs])),
+                }
+                for stranger, url, seen in zip(strangers, bmcs, told, strict=True)
+            ]
+            of = bmcs[0] if len(bmcs) == 1 else f"all {len(bmcs)} BMCs"
+            secret = read_password(password_file, stdin=password_stdin, prompt=f"Password of {of}: ")
+            if len(rows) > 1:
+                for row in rows:
+                    say(f"{row['name']}: {row['macs'][0]}, BMC {row['bmc']}")
+            servers = _enrol(client, [row | {"bmc_password": secret} for row in rows])
         else:
-            body: dict[str, Any] = {
-                "name": name,
-                "bmc": bmc,
-                "macs": mac or [],
-                "boot_mode": boot_mode,
-                "arch": arch,
-                "ip": ip,
-                "boot_target": boot_target,
-                "uuid": uuid,
-                "serial": serial,
-                "vars": pairs(var, "--var"),
-                "tags": pairs(tag, "--tag"),
-                "quirks": quirk or [],
-                "verify": not no_verify,
-                "adopt": adopt,
-            }
-            if from_unknown:
-                body |= _stranger(client, from_unknown, body)
-            body["bmc_password"] = read_password(
-                password_file, stdin=password_stdin, prompt=f"Password of {bmc}: "
-            )
-            servers = [client.post("/v1/servers", body)]
-        names = [server["name"] for server in servers]
-        settled = _settle(client, names)
+            secret = read_password(password_file, stdin=password_stdin, prompt=f"Password of {bmcs[0]}: ")
+            row = {**common, **given, "name": names[0], "bmc": bmcs[0], "macs": macs}
+            servers = _enrol(client, [row | {"bmc_password": secret}])
+        settled = _settle(client, [server["name"] for server in servers])
     _report(settled, output)
 
 
@@ -194,16 +230,12 @@ def _yaml_with(text: str, common: str) -> str:
     return yaml.safe_dump(given, sort_keys=False)
 
 
-def _stranger(client: Any, mac: str, body: dict[str, Any]) -> dict[str, Any]:
-    wanted = mac.lower().replace("-", ":")
-    found = client.get("/v1/unknown")["unknown"]
-    for seen in found:
-        if seen["mac"] == wanted:
-            told = {key: body[key] or seen[key] or "" for key in ("uuid", "serial", "arch")}
-            return {**told, "macs": list(dict.fromkeys([wanted, *body["macs"]]))}
-    raise Unknown(
-        f"no unknown machine with the MAC {wanted} has asked to boot", fix="see `baremetal list --unknown`"
-    )
+def _enrol(client: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ask for one server, or for several: all or none. The error for a single one is its own, not a row's."""
+    if len(rows) == 1:
+        return [client.post("/v1/servers", rows[0])]
+    taken: list[dict[str, Any]] = client.post("/v1/servers", {"servers": rows})["servers"]
+    return taken
 
 
 def _settle(client: Any, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -283,6 +283,29 @@ def test_strangers_are_listed_and_taken_in(
     assert bml("enroll", "n2", "--from-unknown", "52:54:00:ff:ff:ff", "--bmc", "ipmi://a@127.0.0.9")[0] == 3
 
 
+def test_several_strangers_are_taken_in_together_or_not_at_all(
+    bml: Run, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = "52:54:00:00:0a:01", "52:54:00:00:0a:02"
+    for mac, serial in ((a, "S-A"), (b, "S-B")):
+        service.machine.get("/ipxe", params={"mac": mac, "serial": serial, "arch": "x86_64"})
+    monkeypatch.setenv("BAREMETAL_BMC_PASSWORD", PASSWORD)
+    bmcs = ["--bmc", "sim://admin@s1", "--bmc", "sim://admin@s2", "--no-verify", "--tag", "rack=9"]
+    assert bml("enroll", "--from-unknown", f"s1={a}", f"s2={b}", *bmcs[:2])[0] == 2
+    assert bml("enroll", "--from-unknown", f"s1={a}", f"s2={b}", "--serial", "X", *bmcs)[0] == 2
+    assert bml("enroll", "--from-unknown", f"s1={a}", "--from-unknown", f"S 2={b}", *bmcs)[0] == 2
+    assert service.get("/v1/servers")["servers"] == []
+    code, out, err = bml("enroll", "--from-unknown", f"s1={a}", "--from-unknown", b, *bmcs, "-o", "json")
+    assert code == 0, err
+    assert f"s1: {a}, BMC sim://admin@s1" in err
+    taken = [(one["name"], one["macs"], one["serial"], one["bmc"]["url"]) for one in json.loads(out)]
+    assert taken == [
+        ("s1", [a], "S-A", "sim://s1"),
+        ("server-525400000a02", [b], "S-B", "sim://s2"),
+    ]
+    assert service.get("/v1/unknown")["unknown"] == []
+
+
 def test_tokens(bml: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, err = bml("token", "create", "viewer-1", "--role", "viewer")
     assert code == 0

@@ -90,7 +90,9 @@ def test_every_route_is_guarded(method: str, path: str) -> None:
 
 @pytest.mark.parametrize(("method", "path"), routes())
 @pytest.mark.parametrize(("token", "refusal"), [(None, 401), ("stranger", 401), ("v", 403)])
-def test_nothing_is_read_of_whom_is_not_let_in(method: str, path: str, token: str | None, refusal: int) -> None:
+def test_nothing_is_read_of_whom_is_not_let_in(
+    method: str, path: str, token: str | None, refusal: int
+) -> None:
     """A body is neither read nor judged, nor is a query, before it is clear who sends it."""
     if path in OPEN or (token == "v" and (method in ("GET", "HEAD") or path.endswith("/plan"))):
         return
