@@ -67,8 +67,9 @@ def check_login(
     """Log in once and return what the forced command printed, at most `ANSWER_CAP` bytes of it.
 
     `host_keys` are public key lines; a machine that shows none of them is refused before our key is offered.
-    Takes at most `deadline_s` in all. Raises LoginError: transient where nothing answered properly (UNREACHABLE), final
-    for a wrong host key (WRONG_HOST_KEY), a refused key or a forced command that failed (LOGIN_REFUSED).
+    Takes at most `deadline_s` in all. Raises LoginError: transient where nothing answered properly (UNREACHABLE) or
+    another machine did (WRONG_HOST_KEY: an address that was reported may be somebody else's by now, and the lease may
+    move back); final where no host key is known, for a refused key or a forced command that failed (LOGIN_REFUSED).
     """
     deadline = time.monotonic() + deadline_s
     place = f"[{address}]:{port}" if port != paramiko.config.SSH_PORT else address
@@ -255,7 +256,7 @@ def _too_late(place: str, deadline_s: float) -> LoginError:
 def _wrong_host_key(place: str, fingerprint: str) -> LoginError:
     return LoginError(
         f"{place} showed a host key that the installer of this run did not report",
-        transient=False,
+        transient=True,
         code=WRONG_HOST_KEY,
         seen=fingerprint,
         fix="see which machine answers at this address; it is not the system that was deployed",

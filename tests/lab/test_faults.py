@@ -122,9 +122,9 @@ def test_system_that_cannot_be_proven_is_not_active(ready: Setting) -> None:
 
 @pytest.mark.long
 def test_another_systems_host_key_is_no_proof(ready: Setting) -> None:
-    """BM406: the key that the installer reported is pinned; what shows another is somebody else. Final, not retried."""
+    """BM406: the key that the installer reported is pinned; what shows another is not let in, however often asked."""
     lab, one, _ = ready
-    lab.deploy(one, fail="wrong-host-key")
+    lab.deploy(one, "no-login", fail="wrong-host-key")
     assert "BM406" in fail(lab, one)["last_error"]
 
 

@@ -6,7 +6,7 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import paramiko
@@ -20,6 +20,7 @@ from baremetal.drivers.ssh import (
     check_login,
     generate_keypair,
 )
+from baremetal.engine.perform import LoginTarget, Performer
 from baremetal.errors import LoginError
 
 OWN = generate_keypair()
@@ -167,9 +168,27 @@ def test_a_wrong_host_key_is_refused_before_our_key_is_offered() -> None:
         ) as caught:
             login(port)
         assert command.offered == []
-    assert not caught.value.transient
+    assert caught.value.transient
     assert caught.value.code == WRONG_HOST_KEY
     assert caught.value.seen == private(OTHER.private).fingerprint
+
+
+def test_a_stranger_at_a_stale_address_does_not_end_the_proof() -> None:
+    """Another machine has the lease that the installer had; the system itself answers at its other address."""
+
+    def prove(places: list[int]) -> str:
+        def asked(address: str, port: int, host_keys: Sequence[str], deadline_s: float) -> str:
+            return check_login(address, port, "root", OWN.private, host_keys, deadline_s)
+
+        told = LoginTarget(tuple(("127.0.0.1", port) for port in places), (HOST.public,), "bm-1/7")
+        return Performer(time.sleep, asked, login_deadline_s=10).prove(told).text
+
+    with sshd(host=OTHER.private) as (stale, stranger), sshd() as (moved, _):
+        assert f"port {moved} " in prove([stale, moved])
+        with pytest.raises(LoginError, match="did not report") as caught:
+            prove([stale])
+        assert stranger.offered == []
+    assert (caught.value.transient, caught.value.code) == (True, WRONG_HOST_KEY)
 
 
 @pytest.mark.parametrize("host_keys", [[], ["garbage", "sk-ssh-ed25519@openssh.com AAAAGnNr x"]])
