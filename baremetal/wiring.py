@@ -132,7 +132,8 @@ def _assemble(
     servers = Servers(store, engine, thaw=conversations.thaw, now=now, later=later.submit)
     timeline = Timeline(store)
     tokens = Tokens(store, config.token_file, now)
-    secrets_made = [config.key_file, config.token_file, config.key_file.parent / "master.key"]
+    keys = config.key_file.parent
+    secrets_made = [config.key_file, config.token_file, keys / "master.key", keys / "proof_key"]
     services = Services(
         servers=servers,
         deploys=Deploys(store, engine, profiles, kitchen, base=base, now=now),

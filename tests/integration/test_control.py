@@ -276,6 +276,18 @@ def test_who_has_no_token_hears_so_before_the_body_has_come(service: Service, pa
     assert (malformed.status_code, malformed.json()["code"]) == (401, "BM602")
 
 
+@pytest.mark.parametrize("name", ["secret.key", "master.key", "proof_key", "control.token"])
+def test_doctor_finds_every_secret_that_others_may_read(service: Service, name: str) -> None:
+    path = service.folder / "data" / name
+    assert not [check for check in service.get("/v1/doctor")["checks"] if check["name"] == "secrets"]
+    path.chmod(0o640)
+    try:
+        (found,) = [check for check in service.get("/v1/doctor")["checks"] if check["name"] == "secrets"]
+    finally:
+        path.chmod(0o600)
+    assert (found["ok"], found["fix"]) == (False, f"chmod 600 {path}")
+
+
 def test_the_schema_is_guarded_and_whole(service: Service) -> None:
     with httpx2.Client(base_url=service.control_url, trust_env=False) as anyone:
         assert anyone.get("/openapi.json").status_code == 401
