@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 
 from baremetal.config import Config, ProfileConfig, split_listen
 from baremetal.drivers.base import Deadlines
+from baremetal.drivers.keys import generate_keypair, public_half
 from baremetal.drivers.registry import Round, open_conversation
 from baremetal.engine.conversations import BmcMemo, Conversations
 from baremetal.engine.conversations import Limits as BmcLimits
@@ -31,6 +32,7 @@ from baremetal.engine.observations import Observations
 from baremetal.engine.perform import LoginTarget, Performer
 from baremetal.engine.power_watch import WORKERS, PowerWatch
 from baremetal.engine.steady import SteadyClock
+from baremetal.errors import Invalid, Unavailable
 from baremetal.lifecycle.model import Budgets, Fetch, Limits
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.templates import Templates
@@ -55,6 +57,7 @@ from baremetal.web.boot import BootApp, Doors
 
 FLUSH_S = 0.5
 RETENTION_EVERY_S = 3600.0
+PROOF = "baremetal-proof"
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,18 +282,14 @@ def _defaults(config: Config) -> dict[str, Any]:
 
 def _proof_key(path: Path) -> tuple[str, str]:
     """Return the private and the public half of this installation's proof key, made at the first start."""
-    made = read_or_make(path, lambda: _pair(path)).decode()
-    public = path.with_suffix(".pub").read_text().strip()
-    return made, public
-
-
-def _pair(path: Path) -> bytes:
-    from baremetal.drivers.ssh import generate_keypair
-
-    pair = generate_keypair("baremetal-proof")
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.with_suffix(".pub").write_text(pair.public + "\n")
-    return pair.private.encode()
+    private = read_or_make(path, lambda: generate_keypair(PROOF).private.encode()).decode()
+    try:
+        return private, public_half(private, PROOF)
+    except Invalid as error:
+        raise Unavailable(
+            f"{path}: {error}",
+            fix="put its backup there; or remove it: the next start makes one, for what is deployed from then on",
+        ) from error
 
 
 def _public_url(config: Config, port: int | None) -> str:

@@ -205,7 +205,7 @@ def place(source: Path, target: Path) -> None:
 
 def _operator_key(folder: Path) -> Path:
     """Make a key pair for the login at the end; returns the public half's file."""
-    from baremetal.drivers.ssh import generate_keypair
+    from baremetal.drivers.keys import generate_keypair
 
     pair = generate_keypair("baremetal-demo")
     private = folder / "operator"

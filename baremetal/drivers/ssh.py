@@ -13,11 +13,8 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import paramiko
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from paramiko.pkey import UnknownKeyType
 from paramiko.ssh_exception import (
     AuthenticationException,
@@ -36,24 +33,6 @@ LOGIN_REFUSED = "BM407"
 
 # A key without its forced command would run this: harmless, and its empty answer proves nothing.
 _ASKED = "true"
-
-
-class KeyPair(NamedTuple):
-    """An SSH key: the private half as OpenSSH PEM, the public half as one line of authorized_keys."""
-
-    private: str
-    public: str
-
-    def __repr__(self) -> str:
-        return f"KeyPair(private='***', public={self.public!r})"
-
-
-def generate_keypair(comment: str = "baremetal") -> KeyPair:
-    """Make a new ed25519 key."""
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
-    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    return KeyPair(private, f"{public} {comment}".rstrip())
 
 
 def check_login(

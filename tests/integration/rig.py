@@ -26,7 +26,7 @@ import httpx2
 import paramiko
 
 from baremetal.cli.simulated import SimulatedServer
-from baremetal.drivers.ssh import generate_keypair
+from baremetal.drivers.keys import generate_keypair
 from baremetal.failpoints import VARIABLE
 from baremetal.sim.chassis import OWN_ORDER
 from baremetal.sim.disk import SimulatedDisk

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 import paramiko
 import pytest
 
+from baremetal.drivers.keys import generate_keypair
 from baremetal.drivers.ssh import (
     ANSWER_CAP,
     LOGIN_REFUSED,
     UNREACHABLE,
     WRONG_HOST_KEY,
     check_login,
-    generate_keypair,
 )
 from baremetal.engine.perform import LoginTarget, Performer
 from baremetal.errors import LoginError
@@ -287,16 +287,6 @@ def test_a_command_that_never_ends_is_bounded() -> None:
             login(port, deadline_s=0.8)
         assert time.monotonic() - began < 3
     assert caught.value.transient
-
-
-def test_makes_keys_that_openssh_reads_and_does_not_show_the_private_half() -> None:
-    pair = generate_keypair("bm-1/7")
-    assert pair.private.startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
-    kind, data, comment = pair.public.split(" ")
-    assert (kind, comment) == ("ssh-ed25519", "bm-1/7")
-    assert private(pair.private).get_base64() == data
-    assert pair.private not in repr(pair)
-    assert "PRIVATE" not in repr(pair)
 
 
 def test_an_own_key_that_cannot_be_read_is_final_and_not_shown() -> None:
