@@ -313,7 +313,7 @@ def _own_address() -> str:
 def _hosts(config: Config) -> set[str]:
     """List the names under which the control app may be called."""
     host, _ = split_listen(config.server.control_listen)
-    names = {"localhost", "127.0.0.1", "::1", host}
+    names = {"localhost", "127.0.0.1", "::1", host, *config.server.control_hosts}
     if host in ("0.0.0.0", "::"):
         names |= {socket.gethostname().lower(), socket.getfqdn().lower(), _own_address()}
     return names

@@ -57,6 +57,21 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _host_name(text: str) -> str:
+    """Bring a name or address to the form in which the Host of a request is compared."""
+    name = text.strip().lower().removesuffix(".")
+    try:
+        return str(ipaddress.ip_address(name.strip("[]")))
+    except ValueError:
+        pass
+    label = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+    if len(name) > 253 or not re.fullmatch(rf"{label}(\.{label})*", name):
+        raise ValueError(
+            "not a host's name or address alone, as in bm.example.net: no scheme, port or wildcard"
+        )
+    return name
+
+
 def _public_key(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( [^\r\n]*)?", text.strip()):
         raise ValueError("not one line of an OpenSSH public key, as in ~/.ssh/id_ed25519.pub")
@@ -65,6 +80,7 @@ def _public_key(text: str) -> str:
 
 Listen = Annotated[str, AfterValidator(_listen)]
 Url = Annotated[str, AfterValidator(_url)]
+HostName = Annotated[str, AfterValidator(_host_name)]
 PublicKey = Annotated[str, AfterValidator(_public_key)]
 Vars = dict[str, str | int | float | bool | list[str]]
 
@@ -78,6 +94,7 @@ class ServerConfig(_Section):
 
     boot_listen: Listen = "0.0.0.0:8080"
     control_listen: Listen = "127.0.0.1:8000"
+    control_hosts: list[HostName] = []
     public_url: Url = ""
     control_tls_cert: str = ""
     control_tls_key: str = ""

@@ -8,6 +8,7 @@ and parses the body first and asks its dependencies afterwards.
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from typing import Any, TypeVar
 
@@ -102,7 +103,11 @@ class HostCheck:
         if scope["type"] != "http" or _host(scope) in self._allowed:
             await self._app(scope, receive, send)
             return
-        body = b'{"code":"BM602","error":"NotAuthorised","message":"this Host is not served here"}'
+        refusal = NotAuthorised(
+            "the service is not called by this name",
+            fix="use its address, or add the name to [server] control_hosts in its settings",
+        )
+        body = json.dumps(refusal.as_dict()).encode()
         await send(
             {
                 "type": "http.response.start",

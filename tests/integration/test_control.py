@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from baremetal.config import load
 from baremetal.sim.knobs import EfiPolicy, Knobs
-from tests.integration.conftest import MAC, Service, enrolment
+from baremetal.wiring import build
+from tests.integration.conftest import MAC, Service, enrolment, prepare
 
 
 def test_enrol_goes_on_to_available_and_writes_nothing(service: Service) -> None:
@@ -274,6 +278,29 @@ def test_who_has_no_token_hears_so_before_the_body_has_come(service: Service, pa
     with httpx2.Client(base_url=service.control_url, trust_env=False) as anyone:
         malformed = anyone.post(path, content="{oops", headers={"content-type": "application/json"})
     assert (malformed.status_code, malformed.json()["code"]) == (401, "BM602")
+
+
+def test_a_name_of_ones_own_opens_the_control_app(tmp_path: Path) -> None:
+    settings = prepare(tmp_path)
+    line = 'control_hosts = ["BM.example.net"]'
+    settings.write_text(settings.read_text().replace("[server]\n", f"[server]\n{line}\n", 1))
+    app = build(load(settings))
+    try:
+        token = app.token_file.read_text().strip()
+        asked = {"authorization": f"Bearer {token}"}
+
+        async def go(host: str) -> httpx2.Response:
+            transport = httpx2.ASGITransport(app=app.control)
+            async with httpx2.AsyncClient(transport=transport, base_url=f"http://{host}") as client:
+                return await client.get("/v1/servers", headers=asked)
+
+        for host in ("bm.example.net:8000", "bm.EXAMPLE.net.", "localhost"):
+            assert asyncio.run(go(host)).status_code == 200, host
+        refused = asyncio.run(go("bm2.example.net"))
+        assert (refused.status_code, refused.json()["code"]) == (421, "BM602")
+        assert "control_hosts" in refused.json()["fix"]
+    finally:
+        app.store.close()
 
 
 @pytest.mark.parametrize("name", ["secret.key", "master.key", "proof_key", "control.token"])

@@ -29,6 +29,31 @@ def refused(file: Path, text: str) -> str:
     return str(caught.value).replace(str(file), "FILE")
 
 
+# ---- names that the control app may be called by
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("BM.example.net.", "bm.example.net"),
+        ("bm", "bm"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("[2001:DB8:0::1]", "2001:db8::1"),
+    ],
+)
+def test_a_host_name_is_kept_as_requests_are_compared(file: Path, given: str, kept: str) -> None:
+    file.write_text(f'[server]\ncontrol_hosts = ["{given}"]\n')
+    assert load(file).server.control_hosts == [kept]
+
+
+@pytest.mark.parametrize(
+    "given", ["", "*", "*.example.net", "bm.example.net:8000", "https://bm.example.net", "a b", "-a", "a..b"]
+)
+def test_what_is_no_host_name_is_refused_at_its_line(file: Path, given: str) -> None:
+    said = refused(file, f'[server]\n\ncontrol_hosts = ["{given}"]\n')
+    assert said.startswith("FILE:3: server.control_hosts.0: not a host's name or address alone"), said
+
+
 # ---- the shipped file
 
 
@@ -143,6 +168,10 @@ def test_variables_that_belong_to_the_command_line_are_left_alone(
         (
             '[server]\n\nboot_lisen = "0.0.0.0:80"\n',
             "FILE:3: unknown key 'server.boot_lisen', did you mean 'boot_listen'?",
+        ),
+        (
+            '[server]\ncontrol_host = ["bm.example.net"]\n',
+            "FILE:2: unknown key 'server.control_host', did you mean 'control_hosts'?",
         ),
         ("[bmc]\nread_s = 1\n[deplyo]\n", "FILE:3: unknown key 'deplyo', did you mean 'deploy'?"),
         (
