@@ -7,6 +7,7 @@ map classes to those. Errors of libraries are translated into these at the edge,
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Any
 
@@ -98,7 +99,7 @@ class Unknown(BaremetalError):
 
 
 class Invalid(BaremetalError):
-    """Input that cannot be right; names the file and line when it came from one."""
+    """Input that cannot be right; names the file, line and variable where it came from one."""
 
     code = "BM505"
 
@@ -120,7 +121,16 @@ class Invalid(BaremetalError):
         place = (
             f"{self.file}:{self.line}: " if self.file and self.line else f"{self.file}: " if self.file else ""
         )
-        return place + super().__str__()
+        return place + self.about + super().__str__()
+
+    @property
+    def about(self) -> str:
+        """`VARIABLE: ` where it is known and neither the place nor the sentence names it, else ""."""
+        name = self.variable
+        if not name or (self.file or "").endswith(name):
+            return ""
+        named = re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", self.what, re.IGNORECASE)
+        return "" if named else f"{name}: "
 
     def as_dict(self) -> dict[str, Any]:
         return super().as_dict() | {"file": self.file, "line": self.line, "variable": self.variable}

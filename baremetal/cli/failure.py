@@ -38,6 +38,8 @@ def tell(error: BaremetalError, word: str = "error") -> None:
     place = ""
     if body.get("file"):
         place = f"{body['file']}:{body['line']}: " if body.get("line") else f"{body['file']}: "
+    if isinstance(error, errors.Invalid):
+        place += error.about
     who = f"{error.server}: " if error.server and not error.what.startswith(error.server) else ""
     head = paint(word, "red" if word == "error" else "yellow", "bold")
     say(f"{head} {paint(error.code, 'bold')}  {place}{who}{error.what}")
