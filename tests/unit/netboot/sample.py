@@ -25,7 +25,7 @@ PROFILES = {
         "vmlinuz",
         "initrd.img",
         "kickstart/tiny.ks.j2",
-        variables={"console": "ttyS0"},
+        variables={"console": "ttyS0", "release": 8},
     ),
     "centos7": Profile(
         "centos7",

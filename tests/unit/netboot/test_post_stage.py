@@ -86,6 +86,18 @@ def test_a_run_that_is_over_powers_off(machine: Machine, there: Office, status: 
     assert there.signals("install-started") == ["install-complete"]
 
 
+@pytest.mark.parametrize("profile", ["tiny", "centos7"])
+@pytest.mark.parametrize("name", ["onerror", "traceback"])
+def test_every_section_that_an_installer_has_for_failure_reports_it(
+    machine: Machine, there: Office, profile: str, name: str
+) -> None:
+    text = render_answer(frozen(profile), "ks.cfg", context(profile, there.url))
+    machine.run(section(text, "pre"))
+    assert machine.run(section(text, name)).returncode == 0
+    assert there.signals("install-started") == ["install-failed"]
+    assert there.last("install-failed")["stage"] == "partitioning"
+
+
 def test_a_post_stage_that_fails_is_reported_with_its_stage(machine: Machine, there: Office) -> None:
     there.replies["install-complete"] = [(503, "wait")]
     text = kickstart(there)
