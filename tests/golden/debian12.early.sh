@@ -1,7 +1,9 @@
 # Sourced by the installer's early_command: is this the machine, may the run begin. Leaves the later scripts in /tmp.
 BM_TMP=${BM_TMP:-/tmp}
 (umask 077 && cat >"$BM_TMP/bm-report.sh") <<'BM_REPORT'
-# Talking to baremetal: POSIX sh, with curl or, where there is none, wget.
+# Talking to baremetal: POSIX sh, with curl or, where there is none, wget. The URL holds the token, so it goes to them on
+# standard input, where no process list shows it. Busybox' wget (the Debian installer's) takes it as an argument only:
+# there, nobody but root is on the machine until it reboots, and the token dies with the run.
 export LC_ALL=C
 BM_CALLBACK=http://192.0.2.1:8080/callback/callback-token-cccccccccccccccccccccccccccccccccccccccc
 BM_SYS=${BM_SYS:-/sys}
@@ -27,6 +29,21 @@ bm_encode() { # TEXT ; leaves it percent-encoded in bm_encoded
     done
 }
 
+bm_curl() { # URL OPTION…
+    bm_where=$1
+    shift
+    printf 'url = "%s"\n' "$bm_where" | curl -K - "$@"
+}
+
+bm_wget() { # URL FILE ; what it says goes to bm-wget, which shows the URL too
+    (umask 077 && : >"$BM_TMP/bm-wget")
+    # Busybox' own knows none of these options, and does not try again by itself.
+    case $(wget --version 2>/dev/null) in
+        GNU*) printf '%s\n' "$1" | wget -t 1 -T 40 -i - -O "$2" >/dev/null 2>"$BM_TMP/bm-wget" ;;
+        *) wget -O "$2" "$1" >/dev/null 2>"$BM_TMP/bm-wget" ;;
+    esac
+}
+
 bm_call() { # SIGNAL FIELD=VALUE… ; BM_STATUS is the HTTP status, 000 for no answer, BM_REPLY the answer's first line
     bm_url=$BM_CALLBACK/$1
     shift
@@ -37,17 +54,16 @@ bm_call() { # SIGNAL FIELD=VALUE… ; BM_STATUS is the HTTP status, 000 for no a
             shift
             set -- "$@" --data-urlencode "$bm_field"
         done
-        BM_STATUS=$(curl -s -o "$BM_TMP/bm-reply" -w '%{http_code}' --connect-timeout 10 --max-time 40 "$@" "$bm_url") ||
-            BM_STATUS=000
+        BM_STATUS=$(
+            bm_curl "$bm_url" -s -o "$BM_TMP/bm-reply" -w '%{http_code}' --connect-timeout 10 --max-time 40 "$@"
+        ) || BM_STATUS=000
     else
         bm_query=''
         for bm_field in "$@"; do
             bm_encode "${bm_field#*=}"
             bm_query="$bm_query&${bm_field%%=*}=$bm_encoded"
         done
-        # Busybox' own knows neither option, and does not try again by itself.
-        case $(wget --version 2>/dev/null) in GNU*) set -- -t 1 -T 40 ;; *) set -- ;; esac
-        if wget "$@" -O "$BM_TMP/bm-reply" "$bm_url?${bm_query#&}" >/dev/null 2>"$BM_TMP/bm-wget"; then
+        if bm_wget "$bm_url?${bm_query#&}" "$BM_TMP/bm-reply"; then
             BM_STATUS=200
         else
             BM_STATUS=$(sed -n 's/.*HTTP\/1\.[01] \([1-5][0-9][0-9]\).*/\1/p; s/.*ERROR \([1-5][0-9][0-9]\).*/\1/p' \
@@ -99,7 +115,8 @@ bm_upload() { # FILE… ; the installer's own logs, where curl can send them
     for bm_file in "$@"; do
         [ -s "$bm_file" ] || continue
         tail -c 200000 "$bm_file" >"$BM_TMP/bm-upload"
-        curl -s -o /dev/null --connect-timeout 5 --max-time 20 -T "$BM_TMP/bm-upload" "$BM_CALLBACK/log/${bm_file##*/}" || :
+        bm_curl "$BM_CALLBACK/log/${bm_file##*/}" \
+            -s -o /dev/null --connect-timeout 5 --max-time 20 -T "$BM_TMP/bm-upload" || :
     done
 }
 
@@ -304,6 +321,7 @@ bm_settle_first_boot() { # one word from the installed system when it is up; the
 #!/bin/sh
 # Tells baremetal, once, that this system is up. Asks again on a time-out or 5xx; stops on 200, 404 and 409.
 export LC_ALL=C
+umask 077
 [ -s /etc/baremetal/callback ] || exit 0
 read -r url </etc/baremetal/callback
 read -r run </etc/baremetal/run
@@ -311,30 +329,26 @@ read -r boot_id </proc/sys/kernel/random/boot_id
 said=/run/baremetal-first-boot
 pause=2
 
-tell() { # prints the HTTP status, 000 for no answer
-    if ! command -v curl >/dev/null 2>&1; then
-        case $(wget --version 2>/dev/null) in GNU*) set -- -t 1 -T 40 ;; *) set -- ;; esac
-        if wget "$@" -O /dev/null "$url/first-boot?boot_id=$boot_id&run=$run" >/dev/null 2>$said; then
-            echo 200
-        else
-            sed -n 's/.*HTTP\/1\.[01] \([1-5][0-9][0-9]\).*/\1/p; s/.*ERROR \([1-5][0-9][0-9]\).*/\1/p' $said | tail -n 1
-        fi
+tell() { # prints the HTTP status, 000 for no answer; the URL holds the token, so it goes in where no process list shows it
+    if command -v curl >/dev/null 2>&1; then
+        printf 'url = "%s"\n' "$url/first-boot" |
+            curl -K - -s -o /dev/null -w '%{http_code}' --connect-timeout 10 --max-time 40 \
+                --data-urlencode "boot_id=$boot_id" --data-urlencode "run=$run"
         return
     fi
-    set -- -s -o /dev/null -w '%{http_code}' --connect-timeout 10 --max-time 40 \
-        --data-urlencode "boot_id=$boot_id" --data-urlencode "run=$run"
-    if curl -V >/dev/null 2>&1; then
-        # The URL holds the token: on standard input, so that no process list shows it.
-        printf 'url = "%s"\n' "$url/first-boot" | curl -K - "$@"
-    else
-        curl "$@" "$url/first-boot"
-    fi
+    question="$url/first-boot?boot_id=$boot_id&run=$run"
+    case $(wget --version 2>/dev/null) in
+        GNU*) printf '%s\n' "$question" | wget -t 1 -T 40 -i - -O /dev/null >/dev/null 2>$said ;;
+        # Busybox' own takes the URL as an argument only: install curl or GNU wget where others may log in.
+        *) wget -O /dev/null "$question" >/dev/null 2>$said ;;
+    esac && echo 200 && return
+    sed -n 's/.*HTTP\/1\.[01] \([1-5][0-9][0-9]\).*/\1/p; s/.*ERROR \([1-5][0-9][0-9]\).*/\1/p' $said | tail -n 1
 }
 
 while :; do
     case $(tell) in
         2?? | 404 | 409)
-            rm -f /etc/baremetal/callback
+            rm -f /etc/baremetal/callback $said
             exit 0
             ;;
     esac

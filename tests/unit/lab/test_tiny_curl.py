@@ -7,6 +7,7 @@ import subprocess
 import threading
 import urllib.parse
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,24 @@ def test_notices_a_file_cut_short(curl: Any, tmp_path: Path) -> None:
 def test_sends_standard_input_and_other_methods(curl: Any, server: EchoServer) -> None:
     curl("/json", "-sXPUT", "-H", "Content-Type: application/json", "--data-binary", "@-", sent=b'{"a": 1}\n')
     assert server.seen[0] == ("PUT", "/json", b'{"a": 1}\n', "application/json")
+
+
+@pytest.mark.parametrize("given", ["-K", "--config"])
+def test_takes_its_url_from_where_no_process_list_shows_it(
+    applets: Path, server: EchoServer, tmp_path: Path, given: str
+) -> None:
+    line = f'url = "http://127.0.0.1:{server.server_address[1]}/callback/a%22b"\n'
+    command = [applets / "sh", CURL, given, "-", "-sS", "--data-urlencode", "a=b c", "-w", "%{http_code}"]
+    run = partial(
+        subprocess.run, env={"PATH": str(applets)}, capture_output=True, timeout=30, check=False, text=True
+    )
+    assert run(command, input=line).stdout == "said 200\n200"
+    (tmp_path / "config").write_text(line)
+    command[3] = tmp_path / "config"
+    assert run(command, stdin=subprocess.DEVNULL).stdout == "said 200\n200"
+    assert server.seen == [("POST", "/callback/a%22b", b"a=b%20c", "application/x-www-form-urlencoded")] * 2
+    (tmp_path / "config").write_text("insecure\n")
+    assert run(command, stdin=subprocess.DEVNULL).returncode == 2
 
 
 def test_data_as_query(curl: Any, server: EchoServer) -> None:

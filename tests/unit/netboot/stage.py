@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -63,11 +63,20 @@ class Office:
     replies: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     uploads: dict[str, bytes] = field(default_factory=dict)
+    shown: list[str] = field(default_factory=list)
     url: str = ""
 
     def reply(self, signal: str) -> tuple[int, str]:
         waiting = self.replies.get(signal) or [(200, "go" if signal == "install-started" else "ok")]
         return waiting.pop(0) if len(waiting) > 1 else waiting[0]
+
+    def look_around(self) -> None:
+        """Note every command line on this host that shows a token, while the one who asks is still waiting."""
+        for process in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                line = process.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                if f"{self.url}/callback/" in line:
+                    self.shown.append(line)
 
     def signals(self, *but: str) -> list[str]:
         return [call.signal for call in self.calls if call.signal not in ("progress", *but)]
@@ -95,6 +104,7 @@ def office() -> Iterator[Office]:
             self._say(status, text)
 
         def _say(self, status: int, text: str) -> None:
+            here.look_around()
             self.send_response(status)
             self.send_header("Content-Length", str(len(text) + 1))
             self.end_headers()

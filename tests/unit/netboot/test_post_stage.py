@@ -147,6 +147,23 @@ def test_first_boot_is_told_once_and_the_token_forgotten(machine: Machine, there
     assert not (machine.folder / "root/etc/baremetal/callback").exists()
 
 
+def test_no_process_list_shows_the_token(machine: Machine, there: Office) -> None:
+    """From the first word to the last, in the installer and in what it installed."""
+    log = machine.folder / "tmp/anaconda.log"
+    log.write_text("line\n")
+    there.replies["first-boot"] = [(503, "wait"), (200, "ok")]
+    assert first_boot(machine, there).returncode == 0
+    script = section(kickstart(there), "onerror").replace("/tmp/anaconda.log", str(log))
+    assert machine.run(script).returncode == 0
+    assert set(there.signals()) == {"install-started", "install-complete", "first-boot", "install-failed"}
+    assert bool(there.uploads) == (machine.fetcher == "curl")
+    busybox_has_no_other_way = machine.shell == "busybox"
+    assert bool(there.shown) == busybox_has_no_other_way, there.shown
+    for said in machine.folder.glob("tmp/*wget"):
+        assert said.stat().st_mode & 0o077 == 0
+    assert not (machine.folder / "tmp/baremetal-first-boot").exists()
+
+
 @pytest.mark.parametrize("status", [404, 409])
 def test_first_boot_stops_when_the_run_is_over(machine: Machine, there: Office, status: int) -> None:
     there.replies["first-boot"] = [(status, "no")]
