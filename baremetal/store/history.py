@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.decide import decide
@@ -223,19 +223,21 @@ def _redacted(data: Mapping[str, Any]) -> Mapping[str, Any]:
     return clean
 
 
-def _entry(row: Row[Any]) -> HistoryEntry:
+def _entry(row: Sequence[Any]) -> HistoryEntry:
+    """Read a whole row, in the table's order of columns."""
+    number, at, server_id, server, run, kind, note, before, after, outcome, fence, event, data = row
     return HistoryEntry(
-        id=row.id,
-        at=moment(row.at),
-        server_id=row.server_id,
-        server=row.server,
-        run=row.run,
-        kind=row.kind,
-        note=row.note,
-        from_state=row.from_state,
-        to_state=row.to_state,
-        outcome=row.outcome,
-        event=None if row.event is None else load(row.event),
-        data=load(row.data),
-        fence=row.fence,
+        number,
+        moment(at),
+        server_id,
+        server,
+        run,
+        kind,
+        note,
+        before,
+        after,
+        outcome,
+        None if event is None else load(event),
+        load(data),
+        fence,
     )

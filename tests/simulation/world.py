@@ -91,6 +91,8 @@ class World:
         self.host_boot = 0
         self.writes = 0
         self._due: datetime | None = None
+        self.unreturned = False
+        """Whether the database did not take a reservation back; the next sweep returns it."""
         self._due_known_at = -1
         self.kitchen = Kitchen(TokenMint(b"0" * 32), "ssh-ed25519 AAAA proof")
         self.name = f"s{seed}"
@@ -124,6 +126,7 @@ class World:
         account = Credentials("admin", "mistyped" if wrong_password else PASSWORD)
         (record,) = store.add_servers([NewServer(Server(self.name), facts, account)], self.clock.utc())
         self.id = record.id
+        self._frozen_recipe = self.recipe().as_dict()
         self.watch = Watch(self)
         self.callbacks: list[tuple[str, dict[str, object]]] = []
         self._boot_process()
@@ -218,7 +221,7 @@ class World:
             self.clock.offset_s += self.rng.choice((-1, 1)) * self.rng.uniform(1.0, 30 * 86400.0)
         if self.chance("miss_tick"):
             self.stall_until = self.clock.monotonic() + self.rng.uniform(1.0, 3600.0)
-        if self.clock.monotonic() >= self.stall_until:
+        if self.clock.monotonic() >= self.stall_until and self._is_due():
             self._alive(self.sweep)
 
     def _next_due(self) -> datetime | None:
@@ -227,11 +230,17 @@ class World:
             self._due_known_at, self._due = self.writes, self.real_store.next_due()
         return self._due
 
+    def _is_due(self) -> bool:
+        """Whether a sweep would find anything: most ticks of a long install find nothing."""
+        due = self._next_due()
+        return self.unreturned or (due is not None and due <= self.now())
+
     def sweep(self) -> None:
         try:
             self.engine.sweep()
         except Unavailable:
             return
+        self.unreturned = False
 
     def _alive(self, call: Callable[[], object]) -> None:
         if self.down_until is not None:
@@ -253,7 +262,7 @@ class World:
             return None
         begin = None
         if isinstance(event, Asked) and event.method is not None:
-            begin = Begin(PROFILE.name, self.recipe().as_dict())
+            begin = Begin(PROFILE.name, self._frozen_recipe)
         try:
             return self.engine.submit(self.id, event, begin=begin)
         except (Killed, Unavailable):
@@ -407,10 +416,12 @@ class FaultyStore:
         def call(*args: Any, **kwargs: Any) -> Any:
             world.check_alive(alive)
             if world.own.db_fault and world.chance("db_fault"):
+                world.unreturned |= name == "unreserve"
                 raise Unavailable("the database does not answer")
             world.writes += writes
             return method(*args, **kwargs)
 
+        self.__dict__[name] = call
         return call
 
     def commit(
