@@ -167,13 +167,17 @@ class LabError(BaremetalError):
 
 
 class LoginError(BaremetalError):
-    """SSH could not prove what runs: unreachable, wrong host key, or an answer that is not this run's."""
+    """SSH could not prove what runs: unreachable, wrong host key, or an answer that is not this run's.
+
+    `silent`: nothing answered at all.
+    """
 
     code = "BM403"
 
-    def __init__(self, what: str, *, transient: bool, **more: Any) -> None:
+    def __init__(self, what: str, *, transient: bool, silent: bool = False, **more: Any) -> None:
         super().__init__(what, **more)
         self.transient = transient
+        self.silent = silent
 
 
 class BmcErrorKind(StrEnum):

@@ -218,6 +218,7 @@ def _unreachable(place: str, error: Exception) -> LoginError:
     return LoginError(
         f"no SSH answer from {place}",
         transient=True,
+        silent=True,
         code=UNREACHABLE,
         seen=str(error) or type(error).__name__,
     )
@@ -227,6 +228,7 @@ def _too_late(place: str, deadline_s: float) -> LoginError:
     return LoginError(
         f"SSH to {place} was not done within {deadline_s:g} s",
         transient=True,
+        silent=True,
         code=UNREACHABLE,
         seen="a time-out",
     )

@@ -99,7 +99,10 @@ class Performer:
                 raise AssertionError("CheckLogin does not speak to a BMC")
 
     def prove(self, target: LoginTarget) -> Seen:
-        """Log in at the first address that answers and compare what it prints. Raises `LoginError`."""
+        """Log in at the addresses in turn and compare what they print. Raises `LoginError`.
+
+        An address where something answered tells more than one that is silent, so its trouble is the one raised.
+        """
         trouble: LoginError | None = None
         for address, port in target.addresses:
             try:
@@ -107,7 +110,8 @@ class Performer:
                 text = self.login(address, port, target.host_keys, self.login_deadline_s).strip()
                 failpoint("ssh.verify:after")
             except LoginError as error:
-                trouble = error
+                if trouble is None or not error.silent:
+                    trouble = error
                 continue
             if text == target.expect:
                 return Seen(text=f"ssh to {address} port {port} answered with this run's id")

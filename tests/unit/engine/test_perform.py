@@ -221,7 +221,9 @@ class TestProof:
             assert host_keys == target.host_keys
             assert deadline_s == 20.0
             if address not in answers:
-                raise LoginError(f"{address} does not answer", transient=True)
+                raise LoginError(f"{address} does not answer", transient=True, silent=True)
+            if answers[address] == "another key":
+                raise LoginError(f"{address} showed another host key", transient=True)
             return answers[address]
 
         return Performer(lambda _: None, login).prove(target)
@@ -238,8 +240,14 @@ class TestProof:
         assert caught.value.transient, "the old system may be up a little longer"
 
     def test_no_answer_is_told_as_it_was(self) -> None:
-        with pytest.raises(LoginError, match=r"10\.0\.0\.6 does not answer"):
+        with pytest.raises(LoginError, match=r"10\.0\.0\.5 does not answer"):
             self.prove({})
+
+    @pytest.mark.parametrize("said", ["another key", "abc/1"])
+    def test_silence_elsewhere_does_not_hide_what_answered(self, said: str) -> None:
+        for address in ("10.0.0.5", "10.0.0.6"):
+            with pytest.raises(LoginError, match=r"another host key|not the one"):
+                self.prove({address: said})
 
     def test_no_address_says_what_to_do(self) -> None:
         with pytest.raises(LoginError, match="ssh_address"):
