@@ -177,7 +177,8 @@ def _run_out(the: World) -> None:
         if the.life.maintenance:
             calm_since = now
         calm_s = now - max(calm_since, the.plan.until_s)
-        check(calm_s < CALM_S, "I26", f"still {position(the.life)} {calm_s:.0f} s after faults stopped")
+        if calm_s > CALM_S:
+            raise Broken(f"I26: still {position(the.life)} {calm_s:.0f} s after faults stopped")
 
 
 def _check_smooth(the: World) -> None:
