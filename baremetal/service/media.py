@@ -18,6 +18,8 @@ from baremetal.lifecycle.model import Fetch
 from baremetal.service.recipe import read_media_reference
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._+~@%:,= -]*\Z")
+# The hidden files that installers ask for: Anaconda finds its repositories by the first.
+_ASKED_FOR = frozenset({".treeinfo", ".discinfo"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,9 @@ class Media:
         reference = read_media_reference(segments[0])
         if reference is not None:
             segments = segments[1:]
-        if len(segments) < 2 or len(path) > 1024 or not all(_SEGMENT.match(part) for part in segments):
+        if len(segments) < 2 or len(path) > 1024:
+            return None
+        if not all(_SEGMENT.match(part) or (part in _ASKED_FOR and at) for at, part in enumerate(segments)):
             return None
         name = "/".join(segments)
         try:
