@@ -19,6 +19,9 @@ SECTOR: Final = 2048
 _DESCRIPTORS: Final = 16  # the first sector of them; before it is the system area
 _MOST_DESCRIPTORS: Final = 64
 _BOOT, _PRIMARY, _SUPPLEMENTARY, _END = 0, 1, 2, 255
+_UDF: Final = (b"NSR02", b"NSR03")  # ECMA-167 3/9.1: between them and the end of our list stands BEA01
+_EXTENDED: Final = (*_UDF, b"BEA01", b"TEA01", b"BOOT2", b"CDW02")
+_ENDLESS: Final = 1 << 45
 # What the names of an image may need in all: a third of a million files have 64 MiB. More is a trap.
 _MOST_METADATA: Final = 192 << 20
 
@@ -37,7 +40,7 @@ _OTHERS: Final = (
 
 
 class Image:
-    """An image file, opened for reading. `volume_size` is what its own descriptor says."""
+    """An image file, opened for reading. `volume_size` is what its own descriptor says; `udf`: it has UDF names too."""
 
     def __init__(self, path: Path) -> None:
         """Open and look at the descriptors. Raises Invalid BM205 for what is no image, and for half of one."""
@@ -51,6 +54,8 @@ class Image:
                 raise refuse(f"{path} is neither an image file nor a folder")
             self.size = found.st_size
             self.descriptors = self._descriptors(path)
+            self.extended = self._extended()
+            self.udf = any(name in _UDF for name in self.extended)
             self.volume_size = self._volume_size()
             if self.volume_size > self.size:
                 raise refuse(
@@ -58,6 +63,8 @@ class Image:
                     seen=f"{self.size} bytes of {self.volume_size}",
                     fix="download or copy it again, and compare its SHA-256 (--sha256)",
                 )
+            if self.descriptors[-1][0] != _END:
+                raise refuse(f"{path.name} is damaged: its list of volume descriptors does not end")
         except BaseException:
             os.close(self.file)
             raise
@@ -74,8 +81,17 @@ class Image:
                 break
         if not any(data[0] == _PRIMARY for data in found):
             raise self._no_image(path)
-        if found[-1][0] != _END:
-            raise refuse(f"{path.name} is damaged: its list of volume descriptors does not end")
+        return found
+
+    def _extended(self) -> list[bytes]:
+        """Read the names of the descriptors that follow: those of UDF."""
+        found: list[bytes] = []
+        first = _DESCRIPTORS + len(self.descriptors)
+        for sector in range(first, first + _MOST_DESCRIPTORS):
+            name = os.pread(self.file, 5, sector * SECTOR + 1)
+            if name not in _EXTENDED:
+                break
+            found.append(name)
         return found
 
     def _no_image(self, path: Path) -> Exception:
@@ -107,17 +123,21 @@ class Image:
 class NamesOnly(io.RawIOBase):
     """An image as a file that shows names and data, and neither boot sectors nor boot records.
 
-    Its boot records are left out of the list of descriptors, whose end is repeated to keep the length. What is read is
-    bounded, and so is what a hostile image can make a reader build.
+    Its boot records are left out of the list of descriptors, whose end is repeated to keep the length. Without `udf`
+    that part is hidden too, and the file claims to be endless, because the library quietly shortens files that lie
+    beyond its end. What is read is bounded, and so is what a hostile image can make a reader build.
     """
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, *, udf: bool) -> None:
         self._image = image
+        self._size = image.size if udf else _ENDLESS
         self._at = 0
         self._left = _MOST_METADATA
         kept = [data for data in image.descriptors if data[0] in (_PRIMARY, _SUPPLEMENTARY)]
         kept += [image.descriptors[-1]] * (len(image.descriptors) - len(kept))
         self._front = bytes(_DESCRIPTORS * SECTOR) + b"".join(kept)
+        if not udf:
+            self._front += bytes(SECTOR * len(image.extended))
 
     def readable(self) -> bool:
         return True
@@ -129,7 +149,7 @@ class NamesOnly(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._image.size}[whence]
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         if start + offset < 0:
             raise ValueError("a place before the beginning")
         self._at = start + offset

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -76,11 +77,12 @@ def open_source(path: Path) -> Source:
 
 
 def _list(image: Image, name: str) -> list[Member]:
-    iso = PyCdlib()
     try:
-        iso.open_fp(cast(BinaryIO, NamesOnly(image)))
-        members = list(_Names(iso, image.size).walk())
-        iso.close()
+        with closing(_open(image, udf=False)) as iso:
+            if iso.has_rock_ridge() or not image.udf:
+                return list(_Names(iso, image.size).walk())
+        with closing(_open(image, udf=True)) as iso:
+            return list(_Names(iso, image.size).walk())
     except Invalid:
         raise
     # The library reads what strangers wrote: whatever it stumbles over is the image's fault, and the way on the same.
@@ -90,7 +92,12 @@ def _list(image: Image, name: str) -> list[Member]:
             seen=shown(str(error) or type(error).__name__),
             fix="compare its SHA-256 with the publisher's; or unpack it (7z x, bsdtar -xf) and add the folder",
         ) from error
-    return members
+
+
+def _open(image: Image, *, udf: bool) -> PyCdlib:
+    iso = PyCdlib()
+    iso.open_fp(cast(BinaryIO, NamesOnly(image, udf=udf)))
+    return iso
 
 
 class _Names:
