@@ -312,6 +312,9 @@ def _no_pair(finding: Finding, need: Need, paths: set[str]) -> MediaMissing:
     if not finding.kernel:
         seen = f"{finding.label}; no kernel with an initrd in it"
         fix = "take a medium that installs over the network"
+    elif finding.family not in _INSTALLERS:
+        seen = f"{finding.label}; no profile family installs that yet"
+        fix = finding.note or "take another medium"
     elif not finding.netboots:
         seen = f"{finding.label}; {finding.kernel} and {finding.initrd}"
         fix = finding.note
@@ -321,7 +324,6 @@ def _no_pair(finding: Finding, need: Need, paths: set[str]) -> MediaMissing:
             f'set kernel = "{finding.kernel}" and initrd = "{finding.initrd}" in [profile.{need.profile}], '
             "and run this again"
         )
-        fix += f"; {finding.note}" if finding.note else ""
     return MediaMissing(
         f"profile {need.profile} boots {missing}, which this medium does not have", seen=seen, fix=fix
     )

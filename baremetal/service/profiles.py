@@ -180,7 +180,7 @@ class Profiles:
             raise MediaMissing(
                 f"profile {offer.name}: {' and '.join(missing)} missing",
                 seen=f"looked in {folder}",
-                fix="put them there; an installation medium or a mirror of the distribution has them",
+                fix=f"baremetal media add {offer.name} ISO|DIR, or put them there",
             )
 
     def _brief(self, offer: Offer) -> dict[str, Any]:
