@@ -161,9 +161,7 @@ class _Names:
                 raise _no_file(path)
         elif self._space == "udf_path" and not record.is_file():
             raise _no_file(path)
-        extents = tuple(
-            (at, length) for at, length in self._iso.get_file_byte_extents(**{self._space: key}) if length
-        )
+        extents = tuple(self._extents(record, key))
         for at, length in extents:
             if at < 0 or at + length > self._size:
                 raise refuse(
@@ -172,6 +170,19 @@ class _Names:
                     fix="download or copy it again, and compare its SHA-256 (--sha256)",
                 )
         return Member(path, Kind.FILE, sum(length for _, length in extents), extents=extents)
+
+    def _extents(self, record: Any, key: str) -> Iterator[tuple[int, int]]:
+        """Yield where the bytes lie. ISO 9660 keeps files of 4 GiB and more in pieces, each with a record of its own.
+
+        The library finds only the last piece of such a file by its Rock Ridge path, so its records are followed here.
+        """
+        if self._space == "udf_path":
+            yield from (piece for piece in self._iso.get_file_byte_extents(udf_path=key) if piece[1])
+            return
+        while record is not None:
+            if record.data_length:  # its own; get_data_length() gives that of another file at the same place
+                yield record.extent_location() * self._iso.logical_block_size, record.data_length
+            record = record.data_continuation
 
 
 def _no_file(path: str) -> Invalid:

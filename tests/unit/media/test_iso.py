@@ -88,6 +88,27 @@ def test_boot_records_that_make_no_sense_do_not_matter(tmp_path: Path) -> None:
     source.close()
 
 
+@pytest.mark.parametrize("pieces", [2, 3])
+def test_a_file_in_pieces_is_one_file(pieces: int, tmp_path: Path) -> None:
+    """As files of 4 GiB and more are kept: records of one name, all but the last marked (ECMA-119 9.1.6, bit 7)."""
+    tree = {name: os.urandom(3000) for name in ("big.0", "big.1", "big.2")}
+    path = make_iso(tree | {"f": b"x"}, tmp_path / "x.iso")
+    data = bytearray(path.read_bytes())
+    for number in range(pieces):
+        at = data.index(b"F00000%d" % (number + 1)) - 33
+        data[at + 33 : at + 40] = b"F000001"
+        data[at + 25] |= 0x80 if number < pieces - 1 else 0
+        name = data.index(b"NM\x0a\x01\x00big.%d" % number) + 5
+        data[name : name + 5] = b"big.0"
+    path.write_bytes(data)
+    source = open_source(path)
+    check_members(source)
+    found = content(source)
+    source.close()
+    assert found["big.0"] == b"".join(list(tree.values())[:pieces])
+    assert set(found) == {"f", "big.0", *list(tree)[pieces:]}
+
+
 def test_links_are_members_and_not_followed(tmp_path: Path) -> None:
     links = {"debian": ".", "dists/stable": "bookworm", "dists/up": "../pool"}
     source = open_source(make_iso({"dists/bookworm/Release": b"r"}, tmp_path / "x.iso", links=links))
