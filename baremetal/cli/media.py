@@ -145,7 +145,8 @@ def remove(
 
 def _open(config: Path | None) -> MediaImport:
     from baremetal.config import load
-    from baremetal.service.media_import import MediaImport, Need
+    from baremetal.service.media_fit import Need
+    from baremetal.service.media_import import MediaImport
 
     settings = load(config)
     needs = [

@@ -99,7 +99,12 @@ def hash_file(path: Path, *kinds: str) -> dict[str, str]:
 def check(root: Path, path: str, digest: Digest | None) -> str:
     """Return the SHA-256 of an unpacked file. Raises Invalid BM205 where its medium says something else."""
     kinds = {"sha256"} | ({digest.kind} if digest else set())
-    made = hash_file(root / path, *kinds)
+    try:
+        made = hash_file(root / path, *kinds)
+    except OSError as error:
+        raise refuse(
+            f"{shown(path)} cannot be read: {error.strerror}", seen="a link that leads nowhere?"
+        ) from error
     if digest is not None and made[digest.kind] != digest.hex:
         raise refuse(
             f"{shown(path)} is damaged: it is not what {digest.said_by} says",

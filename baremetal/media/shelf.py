@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from baremetal.errors import BaremetalError, Conflict, Refused
-from baremetal.media.detect import Confidence
+from baremetal.media.finding import Confidence
 
 RECORD: Final = "media.json"
 NO_ROOM: Final = "BM207"

@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 
-from baremetal.errors import Conflict, Invalid, MediaMissing, Unknown
+from baremetal.errors import Conflict, Invalid, Unknown
 from baremetal.media import checksums
-from baremetal.media.detect import Confidence, Finding, Listing, detect, wanted
-from baremetal.media.distros import DISTRO
+from baremetal.media.detect import detect
+from baremetal.media.finding import Finding, Listing, wanted
 from baremetal.media.iso import open_source
 from baremetal.media.shelf import Record, Shelf
 from baremetal.media.tree import (
@@ -34,25 +34,10 @@ from baremetal.media.tree import (
     refuse,
 )
 from baremetal.media.unpack import unpack
+from baremetal.service.media_fit import UNFIT, Need, check_distro, check_fit, check_known
 
-UNFIT = "BM206"
 _BLOCK = 4096
 _STAGE2 = ("images/install.img", "LiveOS/squashfs.img")
-# Installers whose answer files are not each other's; media of another kind are never what was meant.
-_INSTALLERS = frozenset({"kickstart", "preseed", "autoinstall", "autoyast"})
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What a profile wants of its media."""
-
-    profile: str
-    media: str
-    family: str
-    arch: str
-    kernel: str
-    initrd: str
-    release: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +88,7 @@ class MediaImport:
         Conflict, Refused BM207.
         """
         media, needs = self._resolve(name)
-        _check_distro(as_distro)
+        check_distro(as_distro)
         path = path.absolute()
         self._check_place(media, path, replace)
         whole = _verify_whole(path, sha256, progress)
@@ -112,7 +97,7 @@ class MediaImport:
             check_members(source)
             texts = _texts(source)
             finding = detect(Listing(_paths(source), texts), as_distro)
-            warnings = [*_check_known(finding, source.name), *_check_fit(finding, source, needs, name)]
+            warnings = [*check_known(finding, source.name), *check_fit(finding, set(_paths(source)), needs)]
             with self._shelf.work():
                 self._check_place(media, path, replace)
                 self._shelf.check_room(_room(source))
@@ -203,16 +188,6 @@ def _by_hand(folder: Path, way: str) -> Conflict:
     )
 
 
-def _check_distro(as_distro: str) -> None:
-    if as_distro and as_distro not in DISTRO:
-        near = get_close_matches(as_distro.lower(), DISTRO, n=1, cutoff=0.4)
-        raise Invalid(
-            f"--as: no distribution {as_distro[:40]!r} is known",
-            code=UNFIT,
-            fix=f"did you mean {near[0]!r}?" if near else f"known are {', '.join(DISTRO)}",
-        )
-
-
 def _verify_whole(path: Path, sha256: str, progress: Progress) -> str:
     """Compare an image with its published SHA-256; returns it. Raises Invalid."""
     if not sha256:
@@ -256,79 +231,6 @@ def _room(source: Source) -> int:
     return bytes_in(source.members) + 2 * _BLOCK * len(source.members) + (1 << 20)
 
 
-def _check_known(finding: Finding, name: str) -> list[str]:
-    """Refuse what is not known well enough; returns warnings. Raises Invalid BM206."""
-    if finding.confidence is Confidence.NONE:
-        found = f"; {finding.kernel} and {finding.initrd} look bootable" if finding.kernel else ""
-        raise Invalid(
-            f"{name} is no installation medium that is known here",
-            code=UNFIT,
-            seen=f"none of .treeinfo, .discinfo, .disk/info, casper/, media.1/, boot.cfg, sources/boot.wim{found}",
-            fix=f"if you know what it is, say --as with one of {', '.join(DISTRO)}",
-        )
-    if finding.confidence is Confidence.GUESS:
-        raise Invalid(
-            f"{name} does not say what it is; the nearest match is {finding.title}",
-            code=UNFIT,
-            seen=", ".join(finding.evidence[:6]),
-            fix=f"if that is right, say --as {finding.distro}; else one of {', '.join(DISTRO)}",
-        )
-    if finding.confidence is Confidence.LIKELY:
-        return [
-            f"{finding.title} is not known here; taken for {finding.family} media ({'; '.join(finding.evidence)})"
-        ]
-    return []
-
-
-def _check_fit(finding: Finding, source: Source, needs: Sequence[Need], name: str) -> list[str]:
-    """Refuse a medium that its profile could not boot; returns warnings. Raises Invalid BM206, MediaMissing BM202."""
-    paths = set(_paths(source))
-    fitting = [need for need in needs if {need.kernel, need.initrd} <= paths]
-    for need in needs:
-        if finding.family != need.family and {finding.family, need.family} <= _INSTALLERS:
-            raise Invalid(
-                f"profile {need.profile} installs by {need.family}, and this is {finding.label}, which installs by "
-                f"{finding.family}",
-                code=UNFIT,
-                fix=f"choose a profile of the family {finding.family}, or --as if it is not {finding.title}",
-            )
-        if finding.arch and finding.arch != need.arch:
-            raise Invalid(
-                f"profile {need.profile} is for {need.arch}, and this is {finding.label}",
-                code=UNFIT,
-                fix=f"set arch = {finding.arch!r} in [profile.{need.profile}], or take the other medium",
-            )
-    if not fitting:
-        raise _no_pair(finding, needs[0], paths)
-    return [
-        f"profile {need.profile} expects release {need.release}, and this is {finding.label}"
-        for need in fitting
-        if need.release and finding.version and finding.version.split(".")[0] != need.release
-    ]
-
-
-def _no_pair(finding: Finding, need: Need, paths: set[str]) -> MediaMissing:
-    missing = " and ".join(path for path in (need.kernel, need.initrd) if path not in paths)
-    if not finding.kernel:
-        seen = f"{finding.label}; no kernel with an initrd in it"
-        fix = "take a medium that installs over the network"
-    elif finding.family not in _INSTALLERS:
-        seen = f"{finding.label}; no profile family installs that yet"
-        fix = finding.note or "take another medium"
-    elif not finding.netboots:
-        seen = f"{finding.label}; {finding.kernel} and {finding.initrd}"
-        fix = finding.note
-    else:
-        seen = f"{finding.label}; {finding.kernel} and {finding.initrd}"
-        fix = (
-            f'set kernel = "{finding.kernel}" and initrd = "{finding.initrd}" in [profile.{need.profile}], '
-            "and run this again"
-        )
-    return MediaMissing(
-        f"profile {need.profile} boots {missing}, which this medium does not have", seen=seen, fix=fix
-    )
-
-
 def _record(
     finding: Finding,
     folder: Path,
@@ -370,5 +272,6 @@ def _check_boots(folder: Path, needs: Sequence[Need], texts: Mapping[str, str]) 
     """Verify what the profiles boot, where that is not the pair that was found, and what their kernels load next."""
     sums = checksums.expected(texts)
     for path in {path for need in needs for path in (need.kernel, need.initrd)} | set(_STAGE2):
-        if (folder / path).is_file():
+        # A link that leads nowhere is refused; what is not there at all, another profile's check has spoken of.
+        if os.path.lexists(folder / path):
             checksums.check(folder, path, sums.get(path))

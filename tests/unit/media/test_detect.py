@@ -7,8 +7,9 @@ from fnmatch import fnmatch
 
 import pytest
 
-from baremetal.media.detect import Confidence, Finding, Listing, detect, wanted
+from baremetal.media.detect import detect
 from baremetal.media.distros import ALSO, DISTROS, SHAPE, SHAPES
+from baremetal.media.finding import Confidence, Finding, Listing, wanted
 from tests.unit.media import skeleton
 from tests.unit.media.skeleton import Tree
 
@@ -144,6 +145,18 @@ def test_without_treeinfo_the_release_package_tells_the_name() -> None:
     }
     finding = found(tree)
     assert (finding.distro, finding.version, finding.confidence) == ("centos", "7.9", Confidence.SURE)
+
+
+def test_what_a_medium_says_of_itself_may_be_printed() -> None:
+    hostile = 'Evil \x1b[2J\x07Linux 1.0 "\x9b" - Release amd64'
+    for finding in (
+        found({**skeleton.LIVE_SERVER, ".disk/info": hostile.encode()}),
+        found(skeleton.red_hat("\x1b[31mEvil", "9\x1b.4")),
+        found({**skeleton.LEAP, "media.1/products": b"/ \x1b[0mEvil 1"}),
+    ):
+        words = (finding.title, finding.version, finding.arch, finding.label, *finding.evidence)
+        assert all(word.isprintable() for word in words), words
+        assert finding.confidence is Confidence.LIKELY
 
 
 def test_a_cds_pair_is_known_not_to_netboot() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from baremetal.errors import Conflict, Refused
 from baremetal.media import shelf as module
-from baremetal.media.detect import Confidence
+from baremetal.media.finding import Confidence
 from baremetal.media.shelf import Record, Shelf
 
 RECORD = Record(

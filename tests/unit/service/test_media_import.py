@@ -17,7 +17,8 @@ from baremetal.errors import BaremetalError, Conflict, Invalid, MediaMissing, Re
 from baremetal.lifecycle.model import Fetch
 from baremetal.media.tree import CHUNK
 from baremetal.service.media import Media
-from baremetal.service.media_import import MediaImport, Need
+from baremetal.service.media_fit import Need
+from baremetal.service.media_import import MediaImport
 from tests.unit.media import skeleton
 from tests.unit.media.skeleton import lay_out, make_iso
 
@@ -228,6 +229,19 @@ def test_a_kernel_that_is_not_what_its_medium_says_is_refused(
     assert below(root) == {"rocky9"}
 
 
+def test_a_kernel_that_is_a_link_is_followed_and_must_lead_somewhere(
+    media: MediaImport, root: Path, tmp_path: Path
+) -> None:
+    tree = {path: data for path, data in ROCKY.items() if path != PXE[0]} | {
+        "isolinux/vmlinuz": skeleton.KERNEL
+    }
+    added = media.add("rocky9", make_iso(tree, tmp_path / "a.iso", links={PXE[0]: "../../isolinux/vmlinuz"}))
+    assert added.record.kernel_sha256 == skeleton.sha256(skeleton.KERNEL)
+    with pytest.raises(Invalid, match=r"images/pxeboot/vmlinuz' cannot be read"):
+        media.add("rocky9", make_iso(tree, tmp_path / "b.iso", links={PXE[0]: "gone"}))
+    assert (root / "rocky9" / PXE[0]).read_bytes() == skeleton.KERNEL
+
+
 def test_the_whole_image_is_verified_first(media: MediaImport, rocky: Path, root: Path) -> None:
     with pytest.raises(Invalid, match="is not the image that was meant"):
         media.add("rocky9", rocky, sha256="0" * 64)
@@ -312,7 +326,8 @@ def test_an_interrupt_leaves_the_old_media(
 PROCESS = """
 import sys
 from pathlib import Path
-from baremetal.service.media_import import MediaImport, Need
+from baremetal.service.media_fit import Need
+from baremetal.service.media_import import MediaImport
 need = Need("rocky9", "rocky9", "kickstart", "x86_64", "images/pxeboot/vmlinuz", "images/pxeboot/initrd.img")
 media = MediaImport(Path(sys.argv[1]), [need])
 def told(done, total):

@@ -1,0 +1,114 @@
+"""Whether a medium is known well enough, and is what its profile boots.
+
+Owns these judgements and their words. Deliberately unknown: how media are read and where they are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from baremetal.errors import Invalid, MediaMissing
+from baremetal.media.distros import DISTRO
+from baremetal.media.finding import Confidence, Finding
+
+UNFIT = "BM206"
+# Installers whose answer files are not each other's; media of another kind are never what was meant.
+_INSTALLERS = frozenset({"kickstart", "preseed", "autoinstall", "autoyast"})
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a profile wants of its media."""
+
+    profile: str
+    media: str
+    family: str
+    arch: str
+    kernel: str
+    initrd: str
+    release: str = ""
+
+
+def check_known(finding: Finding, name: str) -> list[str]:
+    """Refuse what is not known well enough; returns warnings. Raises Invalid BM206."""
+    if finding.confidence is Confidence.NONE:
+        found = f"; {finding.kernel} and {finding.initrd} look bootable" if finding.kernel else ""
+        raise Invalid(
+            f"{name} is no installation medium that is known here",
+            code=UNFIT,
+            seen=f"none of .treeinfo, .discinfo, .disk/info, casper/, media.1/, boot.cfg, sources/boot.wim{found}",
+            fix=f"if you know what it is, say --as with one of {', '.join(DISTRO)}",
+        )
+    if finding.confidence is Confidence.GUESS:
+        raise Invalid(
+            f"{name} does not say what it is; the nearest match is {finding.title}",
+            code=UNFIT,
+            seen=", ".join(finding.evidence[:6]),
+            fix=f"if that is right, say --as {finding.distro}; else one of {', '.join(DISTRO)}",
+        )
+    if finding.confidence is Confidence.LIKELY:
+        return [
+            f"{finding.title} is not known here; taken for {finding.family} media ({'; '.join(finding.evidence)})"
+        ]
+    return []
+
+
+def check_fit(finding: Finding, paths: AbstractSet[str], needs: Sequence[Need]) -> list[str]:
+    """Refuse a medium that its profile could not boot; returns warnings. Raises Invalid BM206, MediaMissing BM202."""
+    fitting = [need for need in needs if {need.kernel, need.initrd} <= paths]
+    for need in needs:
+        if finding.family != need.family and {finding.family, need.family} <= _INSTALLERS:
+            raise Invalid(
+                f"profile {need.profile} installs by {need.family}, and this is {finding.label}, which installs by "
+                f"{finding.family}",
+                code=UNFIT,
+                fix=f"choose a profile of the family {finding.family}; or --as, if this is not {finding.title}",
+            )
+        if finding.arch and finding.arch != need.arch:
+            raise Invalid(
+                f"profile {need.profile} is for {need.arch}, and this is {finding.label}",
+                code=UNFIT,
+                fix=f"set arch = {finding.arch!r} in [profile.{need.profile}], or take the other medium",
+            )
+    if not fitting:
+        raise _no_pair(finding, needs[0], paths)
+    return [
+        f"profile {need.profile} expects release {need.release}, and this is {finding.label}"
+        for need in fitting
+        if need.release and finding.version and finding.version.split(".")[0] != need.release
+    ]
+
+
+def _no_pair(finding: Finding, need: Need, paths: AbstractSet[str]) -> MediaMissing:
+    missing = " and ".join(path for path in (need.kernel, need.initrd) if path not in paths)
+    if not finding.kernel:
+        seen = f"{finding.label}; no kernel with an initrd in it"
+        fix = "take a medium that installs over the network"
+    elif finding.family not in _INSTALLERS:
+        seen = f"{finding.label}; no profile family installs that yet"
+        fix = finding.note or "take another medium"
+    elif not finding.netboots:
+        seen = f"{finding.label}; {finding.kernel} and {finding.initrd}"
+        fix = finding.note
+    else:
+        seen = f"{finding.label}; {finding.kernel} and {finding.initrd}"
+        fix = (
+            f'set kernel = "{finding.kernel}" and initrd = "{finding.initrd}" in [profile.{need.profile}], '
+            "and run this again"
+        )
+    return MediaMissing(
+        f"profile {need.profile} boots {missing}, which this medium does not have", seen=seen, fix=fix
+    )
+
+
+def check_distro(as_distro: str) -> None:
+    if as_distro and as_distro not in DISTRO:
+        near = get_close_matches(as_distro.lower(), DISTRO, n=1, cutoff=0.4)
+        raise Invalid(
+            f"--as: no distribution {as_distro[:40]!r} is known",
+            code=UNFIT,
+            fix=f"did you mean {near[0]!r}?" if near else f"known are {', '.join(DISTRO)}",
+        )
