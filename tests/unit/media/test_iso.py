@@ -287,6 +287,7 @@ def test_a_directory_as_large_as_the_image_is_not_swallowed(tmp_path: Path) -> N
         open_source(image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rock ridge", "udf"])
 def test_damaged_images_are_read_or_refused_and_nothing_else(kind: str, tmp_path: Path) -> None:
     if kind == "udf":
