@@ -55,7 +55,9 @@ class MachineSpec:
     """Everything that makes one virtual server. `directory` holds its serial log, process id and UEFI variables.
 
     `own_order` is what the firmware tries without an override. `boot_url` is what DHCP answers as boot file.
-    `ssh_port` is the loopback port that leads to the guest's port 22; None forwards nothing.
+    `ssh_port` is the loopback port that leads to the guest's port 22; None forwards nothing. With `tap` the machine
+    stands on a segment of its own (`segment.py`) in the place of QEMU's user network, and neither of the two applies.
+    `network_rom` is iPXE in the NIC; without it UEFI firmware netboots by itself, and BIOS cannot.
     """
 
     name: str
@@ -71,6 +73,8 @@ class MachineSpec:
     ssh_port: int | None = None
     more_macs: tuple[str, ...] = ()
     more_arguments: tuple[str, ...] = ()
+    tap: str = ""
+    network_rom: bool = True
 
     @property
     def serial_log(self) -> Path:
@@ -132,14 +136,11 @@ def command_line(
     if firmware.code:
         arguments += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_quote(firmware.code)}"]
         arguments += ["-drive", f"if=pflash,unit=1,format=raw,file={_quote(spec.variables)}"]
-    forward = f",hostfwd=tcp:127.0.0.1:{spec.ssh_port}-:22" if spec.ssh_port else ""
-    # IPv6 stays on: without a router's advertisement iPXE waits 13 s for one
-    arguments += ["-netdev", f"user,id=net0,bootfile={_quote(spec.boot_url)}{forward}"]
-    arguments += ["-netdev", "hubport,id=port0,hubid=0,netdev=net0", "-netdev", "hubport,id=port1,hubid=0"]
-    arguments += ["-netdev", f"socket,id=lan0,fd={lan}", "-netdev", "hubport,id=port2,hubid=0,netdev=lan0"]
+    arguments += _tap(spec.tap) if spec.tap else _user_network(spec, lan)
     # the BIOS ROM is made for the modern device's id: without disable-legacy the firmware finds no ROM to run
     nic = f"virtio-net-pci,id=nic0,netdev=port1,mac={spec.mac},disable-legacy=on"
-    arguments += ["-device", f"{nic},romfile={_quote(firmware.network_rom)}{place.get('nic0', '')}"]
+    rom = _quote(firmware.network_rom) if spec.network_rom else ""
+    arguments += ["-device", f"{nic},romfile={rom}{place.get('nic0', '')}"]
     for number, mac in enumerate(spec.more_macs, 1):
         arguments += ["-netdev", f"user,id=net{number},restrict=on"]
         arguments += ["-device", f"virtio-net-pci,id=nic{number},netdev=net{number},mac={mac},romfile="]
@@ -150,6 +151,20 @@ def command_line(
         arguments += ["-device", device + place.get(f"disk{number}", "")]
     arguments += ["-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"]
     return arguments + list(spec.more_arguments)
+
+
+def _user_network(spec: MachineSpec, lan: int) -> list[str]:
+    forward = f",hostfwd=tcp:127.0.0.1:{spec.ssh_port}-:22" if spec.ssh_port else ""
+    # IPv6 stays on: without a router's advertisement iPXE waits 13 s for one
+    return [
+        *("-netdev", f"user,id=net0,bootfile={_quote(spec.boot_url)}{forward}"),
+        *("-netdev", "hubport,id=port0,hubid=0,netdev=net0", "-netdev", "hubport,id=port1,hubid=0"),
+        *("-netdev", f"socket,id=lan0,fd={lan}", "-netdev", "hubport,id=port2,hubid=0,netdev=lan0"),
+    ]
+
+
+def _tap(name: str) -> list[str]:
+    return ["-netdev", f"tap,id=port1,ifname={_quote(name)},script=no,downscript=no"]
 
 
 def _quote(value: object) -> str:

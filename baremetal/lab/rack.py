@@ -90,12 +90,15 @@ class Rack:
         memory_mib: int | None = None,
         own_order: tuple[BootDevice, ...] = (BootDevice.DISK, BootDevice.PXE),
         knobs: dict[str, Any] | None = None,
+        taps: tuple[str, ...] = (),
+        network_rom: bool = True,
         attached: bool = False,
     ) -> list[VirtualServer]:
         """Start the BMCs of a rack, with every server off, and return its servers. Idempotent.
 
         A rack that is there is kept with its disks, and its process started if it is not running; it is refused when
-        it was made differently. `boot_mode` may also be "mixed". `attached` ends the rack with this process.
+        it was made differently. `boot_mode` may also be "mixed". `attached` ends the rack with this process. `taps`
+        put the servers, in their order, on a segment instead of QEMU's user network.
         Raises LabError naming the missing package, the taken port, or what the rack's process said.
         """
         wanted = _modes(boot_mode, servers)
@@ -117,8 +120,9 @@ class Rack:
                 "memory_mib": memory_mib,
                 "own_order": own_order,
                 "knobs": knobs or {},
+                "network_rom": network_rom,
             }
-            self._write(self._design(wanted, boot_url, extra))
+            self._write(self._design(wanted, boot_url, extra, taps or ("",) * servers))
         if not self.is_running:
             self._clear_away()
             self._start(attached)
@@ -150,7 +154,9 @@ class Rack:
             for server in self.servers
         ]
 
-    def _design(self, modes: list[BootMode], boot_url: str, extra: dict[str, Any]) -> list[VirtualServer]:
+    def _design(
+        self, modes: list[BootMode], boot_url: str, extra: dict[str, Any], taps: tuple[str, ...]
+    ) -> list[VirtualServer]:
         rack = secrets.token_hex(2)
         ports = _free_ports(len(modes))
         return [
@@ -164,9 +170,12 @@ class Rack:
                 boot_url=boot_url,
                 bmc_port=bmc_port,
                 ssh_port=ssh_port,
+                tap=tap,
                 **extra,
             )
-            for number, (mode, (bmc_port, ssh_port)) in enumerate(zip(modes, ports, strict=True), 1)
+            for number, (mode, (bmc_port, ssh_port), tap) in enumerate(
+                zip(modes, ports, taps, strict=True), 1
+            )
         ]
 
     def _write(self, servers: list[VirtualServer]) -> None:

@@ -35,6 +35,8 @@ class VirtualServer:
     own_order: tuple[BootDevice, ...] = (BootDevice.DISK, BootDevice.PXE)
     knobs: dict[str, Any] = field(default_factory=dict)
     more_disks_mib: tuple[int, ...] = ()
+    tap: str = ""
+    network_rom: bool = True
 
     @property
     def bmc_url(self) -> str:
@@ -81,6 +83,8 @@ class VirtualServer:
             own_order=self.own_order,
             memory_mib=self.memory_mib,
             ssh_port=self.ssh_port,
+            tap=self.tap,
+            network_rom=self.network_rom,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,6 +103,8 @@ class VirtualServer:
             "own_order": [str(device) for device in self.own_order],
             "knobs": self.knobs,
             "more_disks_mib": self.more_disks_mib,
+            "tap": self.tap,
+            "network_rom": self.network_rom,
         }
 
     @classmethod

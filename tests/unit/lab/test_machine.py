@@ -80,3 +80,11 @@ def test_commas_in_paths_do_not_end_an_option(tmp_path: Path) -> None:
 def test_missing_qemu_names_its_package(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="qemu-system-x86"):
         find_firmware(BootMode.BIOS, {"PATH": str(tmp_path)})
+
+
+def test_a_machine_on_a_tap_has_no_user_network(tmp_path: Path) -> None:
+    words = command_line(spec(tmp_path, tap="bm0t1", network_rom=False), BIOS, OWN_ORDER, 3, 4)
+    networks = [words[at + 1] for at, word in enumerate(words) if word == "-netdev"]
+    assert networks == ["tap,id=port1,ifname=bm0t1,script=no,downscript=no"]
+    (nic,) = [word for word in words if word.startswith("virtio-net-pci,")]
+    assert "romfile=" in nic.split(",")
