@@ -55,7 +55,7 @@ def test_complete_install_reaches_first_boot(tmp_path: Path) -> None:
             run.power_on()
             complete = run.wait_for("/install-complete", 4800)
             assert "ssh-ed25519" in complete.fields["ssh_host_keys"]
-            booted = run.wait_for("/first-boot", 400)
+            booted = run.wait_for("/first-boot", 1200)
             assert booted.fields["boot_id"] != complete.fields["boot_id"]
             starts = [request.at_s for request in run.requests if request.path.endswith("/boot.ipxe")]
             assert all(at_s < complete.at_s for at_s in starts), (
