@@ -68,8 +68,6 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
 
 def get(client: tuple[str, ...], rig: Rig, name: str, to: Path) -> subprocess.CompletedProcess[str]:
     host, port = rig.address
-    if ":" in host and client[0] == "busybox":
-        pytest.skip("busybox wants brackets here and does without there")
     url = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     command = [word.format(host=host, port=port, url=url, name=name, to=to) for word in client]
     return subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)

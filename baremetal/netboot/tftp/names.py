@@ -11,8 +11,6 @@ import re
 LONGEST = 255
 """In bytes, before anything is made plain."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
 
 class BadName(ValueError):
     """A name that is refused; says why."""
@@ -31,8 +29,8 @@ def plain_name(raw: bytes) -> str:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise BadName("the name is not UTF-8") from None
-    if _CONTROL.search(text):
-        raise BadName("the name has control characters")
+    if not text.isprintable():  # control characters, and those that turn the direction of writing round
+        raise BadName("the name has characters that cannot be shown")
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
     if ".." in parts:
         raise BadName("the name leads upwards")

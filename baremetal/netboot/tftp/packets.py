@@ -76,7 +76,8 @@ def read_request(data: bytes) -> Wish:
     # The last field is what follows the last zero byte: nothing, or something cut off.
     words = [field.decode("latin-1") for field in fields[2:-1]]
     for key, value in zip(words[::2], words[1::2], strict=False):
-        options.setdefault(key.lower(), value)
+        if key:  # some pad their requests with zero bytes
+            options.setdefault(key.lower(), value)
     return Wish(opcode, name, mode, options)
 
 

@@ -240,10 +240,13 @@ class TftpServer:
         return True
 
     async def _serve(self, job: _Job, request: Request, wish: Wish) -> None:
-        source: Source | None = None
         try:
             async with asyncio.timeout(self.limits.resolve_s):
                 source = await self._find(request)
+            if source is None:
+                self._not_served(job, request, Outcome.NOT_FOUND, "")
+            else:
+                self._send(job, request, wish, source)
         except (FileNotFoundError, NotADirectoryError) as trouble:
             self._not_served(job, request, Outcome.NOT_FOUND, f"the file is missing: {trouble.filename}")
         except TimeoutError:
@@ -254,11 +257,6 @@ class TftpServer:
         except Exception as trouble:
             self._not_served(job, request, Outcome.FAILED, f"{type(trouble).__name__}: {trouble}")
             log.exception("tftp resolver failed", client=request.client, name=request.name)
-        else:
-            if source is None:
-                self._not_served(job, request, Outcome.NOT_FOUND, "")
-            else:
-                self._send(job, request, wish, source)
         finally:
             job.resolving = None
 
@@ -304,10 +302,11 @@ class TftpServer:
         self._ended(job, outcome, reason)
 
     def _ended(self, job: _Job, outcome: Outcome, reason: str) -> None:
-        self._clients.end(job.client)
         key = (job.peer[0], job.peer[1])
-        if self._jobs.get(key) is job:
-            del self._jobs[key]
+        if self._jobs.get(key) is not job:
+            return
+        del self._jobs[key]
+        self._clients.end(job.client)
         seconds = time.monotonic() - job.began
         transfer = job.transfer
         if transfer is None:

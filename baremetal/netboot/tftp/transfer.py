@@ -58,6 +58,15 @@ class Patience:
     longest_s: float = 2 * 3600.0
 
 
+def _shown(text: bytes) -> str:
+    """Write a client's own words so that they can go on a screen."""
+    return (
+        text.split(b"\0")[0][:100]
+        .decode("ascii", "replace")
+        .translate({**dict.fromkeys(range(32)), 127: None})
+    )
+
+
 class Transfer:
     """Sends `source` over `sock`, which is connected to the client, and calls `ended` once. Takes over both."""
 
@@ -143,7 +152,7 @@ class Transfer:
             self._heard = True
             self._acknowledged(number)
         elif opcode == ERROR:
-            self._declined(number, packet[HEADER.size :].split(b"\0")[0].decode("latin-1")[:100])
+            self._declined(number, _shown(packet[HEADER.size :]))
 
     def _acknowledged(self, number: int) -> None:
         if self._agreeing:
