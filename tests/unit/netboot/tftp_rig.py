@@ -18,6 +18,8 @@ import uvloop
 
 from baremetal.netboot.tftp import Limits, Patience, Resolve, Seen, TftpServer
 
+CALM = Patience(first_wait_s=3.0, least_wait_s=3.0)
+"""Nothing is sent again because this machine is busy: for tests that count packets."""
 HASTY = Patience(first_wait_s=0.15, least_wait_s=0.03, most_wait_s=0.4, tries=7, silence_s=8.0)
 
 
@@ -127,12 +129,15 @@ class Client:
         *,
         source: str | None = None,
         wire: Wire | None = None,
+        outward: Wire | None = None,
         wait_s: float = 0.25,
         tries: int = 25,
     ) -> None:
         self._server = address
         self._inward = wire or Wire()
-        self._outward = Wire(self._inward.seed + 1, self._inward.loss, self._inward.repeat, self._inward.swap)
+        self._outward = outward or Wire(
+            self._inward.seed + 1, self._inward.loss, self._inward.repeat, self._inward.swap
+        )
         self._wait_s = wait_s
         self._tries = tries
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
