@@ -79,15 +79,17 @@ class FileSource:
             raise OSError(errno.EINVAL, "no regular file", str(path))
         self.size = found.st_size
         self._piece, self._piece_at = b"", 0
-        self._flags = os.RWF_NOWAIT
+        self._flags = getattr(os, "RWF_NOWAIT", 0)
 
     def read_into(self, view: memoryview, at: int) -> bool:
         within = at - self._piece_at
         if self._piece and within >= 0 and within + len(view) <= len(self._piece):
             view[:] = self._piece[within : within + len(view)]
             return True
-        if not self._flags or not len(view):
-            return not len(view)
+        if not view:
+            return True
+        if not self._flags:
+            return False
         try:
             return os.preadv(self._file, [view], at, self._flags) == len(view)
         except BlockingIOError:

@@ -2,8 +2,8 @@
 
 Owns the listening socket, what a request is checked for, the limits per client, and the report of each request. What a
 name stands for is the resolver's to say; no path of a request ever reaches the file system. How blocks travel is
-transfer.py, their form packets.py. Writing is refused. The mode *netascii* is served as it stands, as
-*octet*: loaders do not ask for it, and the line ends of what we serve are already the machine's own.
+transfer.py, their form packets.py. Writing is refused. The mode *netascii* is served as it stands, as *octet*: loaders
+do not ask for it, and the line ends of what we serve are already the machine's own.
 
 Everything runs in the event loop that called `start`, without waiting; the resolver and cold files run in the caller's
 executor.
@@ -161,6 +161,8 @@ class TftpServer:
             if job.transfer is not None:
                 job.transfer.stop("the server stops")
         await asyncio.gather(*resolving, return_exceptions=True)
+        for job in list(self._jobs.values()):  # those that had not even begun
+            self._ended(job, Outcome.FAILED, "the server stops")
         log.info("tftp server stopped")
 
     @property
@@ -345,9 +347,8 @@ class TftpServer:
     def _drop(self, reason: str, client: str) -> None:
         telemetry.TFTP_REQUESTS.labels("dropped").inc()
         self.dropped[reason] += 1
-        if (
-            self.dropped[reason].bit_count() == 1
-        ):  # the first, second, fourth, eighth…: a flood must not fill the log
+        # the first, second, fourth, eighth…: a flood must not fill the log
+        if self.dropped[reason].bit_count() == 1:
             log.warning("tftp request dropped", reason=reason, client=client, so_far=self.dropped[reason])
 
 
