@@ -24,6 +24,7 @@ from tests.unit.netboot.tftp_rig import Rig
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
 
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -77,12 +78,21 @@ def test_ipxe_fetches_scripts_and_a_kernel(tmp_path: Path) -> None:
 
 
 def test_uefi_asks_for_the_size_and_then_fetches(tmp_path: Path) -> None:
-    """EDK2's own client, on port 69 of an address that QEMU's user network does not keep for itself."""
-    if shutil.which("ip") is None or shutil.which("unshare") is None:
-        pytest.skip("iproute2 and util-linux are needed for a network namespace")
+    """EDK2's own client. QEMU's user network keeps port 69 to itself: hence a network of our own."""
+    for program in ("ip", "unshare", "dnsmasq"):
+        if shutil.which(program, path=PATH) is None:
+            pytest.skip(f"{program} is not installed")
+    if not Path("/dev/net/tun").exists():
+        pytest.skip("no /dev/net/tun here")
     command = ["unshare", "-Urn", sys.executable, "-m", "tests.lab.tftp_firmware", str(tmp_path)]
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=150, check=False
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PATH": PATH},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     probe, *_, fetched = json.loads(done.stdout)

@@ -21,14 +21,27 @@ from baremetal.lifecycle.model import BootMode
 from baremetal.netboot.tftp import Content, FileContent, Limits, Outcome, Request, bind
 from tests.unit.netboot.tftp_rig import Rig
 
-SERVER = "198.51.100.1"
+SERVER, GUEST = "198.51.100.1", "198.51.100.10"
+NETDEV = "tap,id=net0,ifname=lab0,script=no,downscript=no"
 LOADER = "EFI/BOOT/BOOTX64.EFI"
 SIZE = 1_500_000
 
 
 def main(folder: Path) -> None:
-    for words in (("link", "set", "lo", "up"), ("addr", "add", f"{SERVER}/32", "dev", "lo")):
-        subprocess.run(["ip", *words], check=True)
+    for words in ("tuntap add dev lab0 mode tap", f"addr add {SERVER}/24 dev lab0", "link set lab0 up"):
+        subprocess.run(["ip", *words.split()], check=True)
+    lease = [f"--dhcp-range={GUEST},{GUEST}", "--dhcp-leasefile=/dev/null", "--no-ping"]
+    # the file's name with backslashes, as many sites write it
+    lease += ["--dhcp-boot=\\EFI\\BOOT\\BOOTX64.EFI"]
+    dhcp = [
+        "dnsmasq",
+        "-d",
+        "--conf-file=/dev/null",
+        "--port=0",
+        "--user=root",
+        "--group=root",
+        "--pid-file=",
+    ]
     # no program: the firmware fetches it all and then finds that out
     (folder / "loader").write_bytes(random.Random(1).randbytes(SIZE))
 
@@ -38,23 +51,26 @@ def main(folder: Path) -> None:
     firmware = find_firmware(BootMode.UEFI)
     assert firmware.variables is not None
     shutil.copy(firmware.variables, folder / "variables.fd")
-    # what DHCP says is written as many sites write it
-    netdev = f"user,id=net0,tftp-server-name={SERVER},bootfile=\\EFI\\BOOT\\BOOTX64.EFI"
     command = [str(firmware.qemu), "-nodefaults", "-no-user-config", "-display", "none", "-m", "512"]
     command += ["-machine", "q35,usb=off", "-accel", "tcg", "-boot", "strict=on"]
     command += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={firmware.code}"]
     command += ["-drive", f"if=pflash,unit=1,format=raw,file={folder / 'variables.fd'}"]
     command += ["-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"]
     # romfile= leaves iPXE out: what boots is the firmware's own client
-    command += ["-netdev", netdev, "-device", "virtio-net-pci,netdev=net0,romfile=,bootindex=0"]
+    command += ["-netdev", NETDEV, "-device", "virtio-net-pci,netdev=net0,romfile=,bootindex=0"]
     command += ["-serial", f"file:{folder / 'serial.log'}"]
     with Rig(resolve, sock=bind("0.0.0.0", 69), limits=Limits()) as rig:
-        machine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        started: list[subprocess.Popen[bytes]] = []
         try:
-            rig.wait(lambda: any(seen.outcome is Outcome.SERVED for seen in rig.seen), 120)
+            for each in ([*dhcp, *lease, "--interface=lab0", "--bind-interfaces"], command):
+                started.append(
+                    subprocess.Popen(each, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=2)
+                )
+            rig.wait(lambda: any(seen.outcome is Outcome.SERVED for seen in rig.seen), 100)
         finally:
-            machine.kill()
-            machine.wait(10)
+            for process in started:
+                process.kill()
+                process.wait(10)
     print(json.dumps([asdict(seen) | {"at": seen.at.isoformat()} for seen in rig.seen]))
 
 
