@@ -213,6 +213,18 @@ BOOT_ANSWERS = Counter(
 ANSWER_FILES = Counter(
     "baremetal_answer_files_total", "Requests for answer files.", ["outcome"], registry=REGISTRY
 )
+TFTP_REQUESTS = Counter(
+    "baremetal_tftp_requests_total",
+    "Requests over TFTP; outcome is how they ended, or dropped for those beyond a limit.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+TFTP_BYTES = Counter(
+    "baremetal_tftp_bytes_total", "Bytes of content that TFTP clients acknowledged.", registry=REGISTRY
+)
+TFTP_RETRANSMITS = Counter(
+    "baremetal_tftp_retransmits_total", "Packets that were sent to TFTP clients again.", registry=REGISTRY
+)
 CALLBACKS = Counter(
     "baremetal_callbacks_total",
     "Call-backs heard, by signal and reply.",
