@@ -75,6 +75,7 @@ SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             Entry("serve", "serve", "Run the service"),
             Entry("profile", "profiles", "List, show and check what can be installed"),
             Entry("token", "tokens", "Make and revoke tokens for the API"),
+            Entry("print-config", "print_config", "Write settings for DHCP servers, nginx and systemd"),
             Entry("secrets", "tokens", "Renew the key that seals BMC passwords"),
             Entry("lab", "lab", "Virtual servers to try everything on"),
         ),

@@ -164,3 +164,27 @@ def offer(segment: Segment, client: Client) -> Offer | None:
     if http:
         return Offer(segment.loader_url(loader), vendor_class=HTTP)
     return Offer(loader, segment.next_server)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Firmware of these architectures gets this: the table form of `offer`, for servers that are configured by one."""
+
+    name: str
+    arches: tuple[int, ...]
+    offer: Offer
+
+
+def rules(segment: Segment) -> tuple[Rule, ...]:
+    """Return what firmware gets on a segment, by architecture. iPXE and the installer come before these."""
+    table = (
+        ("bios", (BIOS,), False),
+        ("x64", X64, False),
+        ("arm64", (ARM64,), False),
+        ("x64-http", (X64_HTTP,), True),
+        ("arm64-http", (ARM64_HTTP,), True),
+    )
+    found = (
+        (name, arches, offer(segment, Client(arch=arches[0], http=http))) for name, arches, http in table
+    )
+    return tuple(Rule(name, arches, told) for name, arches, told in found if told is not None)
