@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
@@ -236,8 +236,6 @@ class DhcpServer:
                     if not self._settled.is_set():
                         self._failure = error
                         return
-                except OSError as error:
-                    why = f"dnsmasq cannot be started: {error.strerror}"
                 if self._halt.is_set():
                     return
                 if self._again.is_set():  # asked for: at once, and no fault
@@ -264,7 +262,7 @@ class DhcpServer:
             "--pid-file=",
         ]  # fmt: skip
         indexes = {name: index_of(name) for name in self._network.interfaces}
-        with self._lock:
+        with self._lock, _as_unavailable():
             self._child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                 env=_environment(), start_new_session=True,
@@ -371,6 +369,14 @@ def _start_error(code: int, said: str) -> BaremetalError:
     if "ermission" in said or "not permitted" in said:
         return Refused("dnsmasq may not do its work as this user", code="BM305", seen=said)
     return Unavailable(f"dnsmasq ended at once with {code}", code="BM305", seen=said)
+
+
+@contextlib.contextmanager
+def _as_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"dnsmasq cannot be started: {error.strerror}", code="BM305") from error
 
 
 def _environment() -> dict[str, str]:

@@ -174,18 +174,14 @@ def judge(answers: Sequence[Answer], segment: Segment, mode: Mode, ours: Sequenc
     """
     others = sorted({answer.server for answer in answers if answer.server not in ours})
     givers = sorted({answer.server for answer in answers if answer.address and answer.server not in ours})
-    findings = []
-    if mode is Mode.FULL and others:
-        findings.append(
-            Finding(
-                "BM302",
-                f"a DHCP server that is not ours answers on {segment.name}",
-                ", ".join(others),
-                "; ".join(_told(answer) for answer in answers if answer.server in others)[:400],
-                'switch it off on this segment, or set [dhcp] mode = "proxy"',
-            )
-        )
-        return findings
+    findings: list[Finding] = []
+    if mode is Mode.FULL:
+        if not others:
+            return []
+        told = "; ".join(_told(answer) for answer in answers if answer.server in others)[:400]
+        what = f"a DHCP server that is not ours answers on {segment.name}"
+        fix = 'switch it off on this segment, or set [dhcp] mode = "proxy"'
+        return [Finding("BM302", what, ", ".join(others), told, fix)]
     if len(givers) > 1:
         findings.append(
             Finding(

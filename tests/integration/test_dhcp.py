@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -379,6 +380,54 @@ def test_an_ordinary_user_is_told_what_is_missing(place: Place) -> None:
         capture_output=True, text=True, timeout=30, check=True,
     )  # fmt: skip
     assert done.stdout.startswith("BM305 run as root, or with CAP_NET_ADMIN")
+
+
+AS_SYSTEMD_STARTS_IT = """
+import ctypes, ipaddress, os, pathlib, sys, time
+from baremetal.netboot.dhcp_server import DhcpServer
+from baremetal.netboot.offer import Mode, Network
+from tests.integration.test_dhcp import R1, segment
+sys.executable, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+libc = ctypes.CDLL(None)
+libc.prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+net = (10, 12, 13)  # CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW
+mask = sum(1 << one for one in net)
+head, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(mask, mask, mask, 0, 0, 0)
+assert libc.capset(head, sets) == 0
+assert all(libc.prctl(47, 2, one, 0, 0) == 0 for one in net)  # PR_CAP_AMBIENT_RAISE
+for mode in (Mode.PROXY, Mode.FULL):
+    server = DhcpServer(Network(mode, (segment(),), True, str(folder / "hosts"), str(folder / "leases")), folder=folder)
+    server.start()
+    owner = os.stat(f"/proc/{server.status.pid}").st_uid
+    server.keep_hosts([R1])
+    time.sleep(0.3)
+    print(mode, owner, server.status.is_running, flush=True)
+    if mode is Mode.FULL:
+        sys.stdin.read()
+    server.stop()
+"""
+
+
+def test_an_ordinary_user_with_three_capabilities_is_enough(place: Place) -> None:
+    """What the printed systemd unit grants."""
+    python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    if python is None:
+        pytest.skip("no python3 that every user may run")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, 65534, 65534)
+        code = f"import sys; sys.path[:0] = {sys.path!r}; exec({AS_SYSTEMD_STARTS_IT!r})"
+        with subprocess.Popen(
+            place.command("us", sys.executable, "-c", code, python, folder),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) as service:  # fmt: skip
+            assert service.stdout is not None
+            assert service.stdout.readline().split() == ["proxy", "65534", "True"]
+            assert service.stdout.readline().split() == ["full", "65534", "True"]
+            (offered,) = ask(place, BIOS)
+            assert (offered.your, offered.file) == ("10.77.0.11", "undionly.kpxe")
+            service.communicate("", timeout=20)
+        assert service.returncode == 0
 
 
 def test_dnsmasq_dies_with_whoever_started_it(place: Place, tmp_path: Path) -> None:
