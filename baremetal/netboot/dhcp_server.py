@@ -31,6 +31,7 @@ from typing import IO, Self
 from baremetal import telemetry
 from baremetal.errors import BaremetalError, Invalid, Refused, Unavailable
 from baremetal.netboot import dnsmasq
+from baremetal.netboot.advertiser import Advertiser, has_global_address
 from baremetal.netboot.interface import check, index_of
 from baremetal.netboot.offer import Host, Mode, Network
 from baremetal.netboot.sightings import Reader, Seen
@@ -268,10 +269,31 @@ class DhcpServer:
                 env=_environment(), start_new_session=True,
             )  # fmt: skip
         child = self._child
+        advertisers = self._advertise()
         try:
             return self._follow(child, indexes, restarts)
         finally:
+            for advertiser in advertisers:
+                advertiser.stop()
             self._end(child)
+
+    def _advertise(self) -> list[Advertiser]:
+        """Answer IPv6 router solicitations where dnsmasq will not."""
+        started = []
+        if self._network.mode is Mode.FULL and self._network.router_advertisements:
+            for name in self._network.interfaces:
+                if has_global_address(name):
+                    continue
+                try:
+                    advertiser = Advertiser(name)
+                except OSError as error:  # IPv6 is off: machines boot all the same, later
+                    log.warning(
+                        "no IPv6 here, iPXE will wait 13 s for it", interface=name, why=error.strerror
+                    )
+                    continue
+                advertiser.start()
+                started.append(advertiser)
+        return started
 
     def _follow(self, child: subprocess.Popen[bytes], indexes: dict[str, int | None], restarts: int) -> str:
         assert child.stderr is not None

@@ -575,31 +575,61 @@ def test_what_we_write_for_somebody_elses_dnsmasq_does_what_ours_would(place: Pl
 # ---- IPv6
 
 
-def test_a_router_solicitation_is_answered_where_the_interface_has_an_address(
-    place: Place, tmp_path: Path
+def solicit() -> tuple[bytes, bytes]:
+    """Ask for routers as iPXE does; return the first advertisement, and the routes that the kernel has then."""
+    index = socket.if_nametoindex(INTERFACE)
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+        sock.settimeout(0.5)
+        for _ in range(20):
+            try:
+                sock.sendto(bytes((133, 0, 0, 0, 0, 0, 0, 0)), ("ff02::2", 0, 0, index))
+                while (heard := sock.recv(2048))[0] != 134:
+                    pass
+            except TimeoutError:
+                continue
+            except OSError:  # our own link-local address is not ready yet
+                time.sleep(0.5)
+                continue
+            return heard, Path("/proc/thread-self/net/ipv6_route").read_bytes()
+    return b"", b""
+
+
+@pytest.mark.parametrize("address", ["fd77::1/64", ""], ids=["by dnsmasq", "by us"])
+def test_a_router_solicitation_is_answered_by_nobodys_router(
+    place: Place, tmp_path: Path, address: str
 ) -> None:
     """iPXE waits 13 s for this on links without a router."""
-    place.address("us", "fd77::1/64")
+    if address:
+        place.address("us", address)
     with Rig(place, tmp_path, Mode.FULL).running():
-
-        def solicit() -> bytes:
-            index = socket.if_nametoindex(INTERFACE)
-            with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sock:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
-                sock.settimeout(0.5)
-                for _ in range(20):
-                    try:
-                        sock.sendto(bytes((133, 0, 0, 0, 0, 0, 0, 0)), ("ff02::2", 0, 0, index))
-                        while (heard := sock.recv(2048))[0] != 134:
-                            pass
-                        return heard
-                    except TimeoutError:
-                        continue
-                    except OSError:  # our own link-local address is not ready yet
-                        time.sleep(0.5)
-            return b""
-
-        heard = place.run("machine", solicit)
+        heard, routes = place.run("machine", solicit)
         assert heard[:1] == b"\x86"
         assert heard[6:8] == b"\0\0", "lifetime 0: nobody's router"
+        assert (len(heard) > 16) == bool(address), "dnsmasq names its prefix, we name none"
+        gateways = [line.split()[4] for line in routes.decode().splitlines()]
+        assert set(gateways) == {"0" * 32}, "no route through us"
+
+
+def test_no_advertisement_where_it_is_not_wanted(place: Place, tmp_path: Path) -> None:
+    with Rig(place, tmp_path, Mode.PROXY).running():
+
+        def quiet() -> bool:
+            with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sock:
+                index = socket.if_nametoindex(INTERFACE)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+                deadline = time.monotonic() + 4
+                sent = 0
+                while time.monotonic() < deadline:
+                    sock.settimeout(0.5)
+                    try:
+                        sock.sendto(bytes((133, 0, 0, 0, 0, 0, 0, 0)), ("ff02::2", 0, 0, index))
+                        sent += 1
+                        if sock.recv(2048)[0] == 134:
+                            return False
+                    except OSError:
+                        time.sleep(0.3)
+                return sent > 1
+
+        assert place.run("machine", quiet)
