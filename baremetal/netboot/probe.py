@@ -18,7 +18,7 @@ from typing import Self
 from baremetal.errors import Invalid, Refused, Unavailable
 from baremetal.netboot.interface import index_of, mac_of
 from baremetal.netboot.offer import BIOS, HTTP, X64, X64_HTTP, Client, Mode, Segment, offer
-from baremetal.netboot.packet import FILE, SERVER_NAME, VENDOR_DATA, Kind, Packet, decode, discover
+from baremetal.netboot.packet import FILE, IPXE, SERVER_NAME, VENDOR_DATA, Kind, Packet, decode, discover
 
 LISTEN_S = 4.0
 CLIENTS = (
@@ -36,7 +36,7 @@ _EVERYBODY = b"\xff" * 6
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one server answered to one question. Options are text; `vendor_data` (43) is hexadecimal."""
+    """What one server answered to one question. `vendor_data` (option 43) and `ipxe_data` (175) are hexadecimal."""
 
     client: Client
     server: str
@@ -47,6 +47,7 @@ class Answer:
     option_66: str
     option_67: str
     vendor_data: str
+    ipxe_data: str = ""
     sent_by: str = ""  # the IP address the packet came from; a relay's, behind one
 
     @classmethod
@@ -66,6 +67,7 @@ class Answer:
             option_66=text[SERVER_NAME],
             option_67=text[FILE],
             vendor_data=packet.options.get(VENDOR_DATA, b"").hex(),
+            ipxe_data=packet.options.get(IPXE, b"").hex(),
             sent_by=sent_by,
         )
 
@@ -279,6 +281,7 @@ def _told(answer: Answer) -> str:
         ("60", answer.vendor_class),
         ("66", answer.option_66),
         ("43", answer.vendor_data),
+        ("175", answer.ipxe_data),
     )
     said = " ".join(f"{word} {value}" for word, value in parts if value)
     return f"{answer.server} to {answer.client}: {said or 'nothing'}"
