@@ -38,7 +38,7 @@ STEADY_S = 60.0  # a child that ran this long has a fresh start's patience
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How the child is: running since, or why not and how often it was started again."""
+    """How the child is. `restarts` counts the attempts to start it again that were nobody's wish."""
 
     is_running: bool
     why: str = ""

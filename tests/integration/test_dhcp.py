@@ -7,6 +7,7 @@ without DNS), S1-1 (the loop iPXE to iPXE is broken), S0-12 (two servers are not
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 import shutil
 import signal
@@ -313,6 +314,64 @@ def test_a_killed_dnsmasq_is_started_again(place: Place, tmp_path: Path) -> None
         assert rig.server.status.restarts == 1
         assert Status(False, "ended by signal 9", 1) in rig.statuses
         assert ask(place, BIOS)[0].your == "10.77.0.11"
+
+
+def in_place_of_dnsmasq(folder: Path, body: str) -> str:
+    """A program that accepts every setting and then does as it likes."""
+    program = folder / "dnsmasq"
+    program.write_text(f'#!/bin/sh\n[ "$1" = --test ] && exit 0\n{body}\n')
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_a_dnsmasq_that_ends_at_once_is_an_error_with_its_words(place: Place, tmp_path: Path) -> None:
+    network = Network(Mode.FULL, (segment(),), True, *_files(tmp_path))
+    for body, code, what in [
+        ("echo 'dnsmasq: cannot read what I need' >&2; exit 3", "BM305", "dnsmasq ended at once with 3"),
+        (
+            "echo 'dnsmasq: failed to bind: Address already in use' >&2; exit 2",
+            "BM303",
+            "dnsmasq's port is in use",
+        ),
+        (
+            "echo 'dnsmasq: unknown interface seg0' >&2; exit 2",
+            "BM304",
+            "dnsmasq cannot serve on its interface",
+        ),
+        (
+            "echo 'dnsmasq: process is missing: Operation not permitted' >&2; exit 5",
+            "BM305",
+            "dnsmasq may not do",
+        ),
+    ]:
+        server = DhcpServer(network, folder=tmp_path, program=in_place_of_dnsmasq(tmp_path, body))
+        with pytest.raises(BaremetalError) as caught:
+            place.run("us", server.start)
+        assert caught.value.code == code
+        assert caught.value.what.startswith(what)
+        assert str(caught.value.seen) in body
+        assert not server.status.is_running
+
+
+def test_a_dnsmasq_that_keeps_ending_is_started_less_and_less_often(place: Place, tmp_path: Path) -> None:
+    at: list[float] = []
+
+    def changed(status: Status) -> None:
+        if status.is_running:
+            at.append(time.monotonic())
+        raise ValueError("a fault of the listener's")
+
+    network = Network(Mode.FULL, (segment(),), True, *_files(tmp_path))
+    program = in_place_of_dnsmasq(tmp_path, "echo 'dnsmasq[1]: started, version 0' >&2; sleep 0.1; exit 4")
+    server = DhcpServer(network, folder=tmp_path, program=program, changed=changed, first_pause_s=0.2)
+    place.run("us", server.start)
+    until(lambda: len(at) >= 4, 20)
+    server.stop()
+    gaps = [later - earlier for earlier, later in itertools.pairwise(at)]
+    assert gaps[0] > 0.2
+    assert gaps[1] > 0.4
+    assert gaps[2] > 0.8
+    assert server.status.why == "stopped"
 
 
 def test_an_interface_that_goes_and_comes_back(place: Place, tmp_path: Path) -> None:
