@@ -76,6 +76,7 @@ SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             Entry("profile", "profiles", "List, show and check what can be installed"),
             Entry("media", "media", "Import installation media from images and folders"),
             Entry("token", "tokens", "Make and revoke tokens for the API"),
+            Entry("print-config", "print_config", "Write settings for DHCP servers, nginx and systemd"),
             Entry("secrets", "tokens", "Renew the key that seals BMC passwords"),
             Entry("lab", "lab", "Virtual servers to try everything on"),
         ),

@@ -99,9 +99,12 @@ class _Source:
     def has(self, keys: Sequence[str]) -> bool:
         table: Any = self.table
         for key in keys:
-            if not isinstance(table, Mapping) or key not in table:
+            if isinstance(table, list) and key.isdecimal() and int(key) < len(table):
+                table = table[int(key)]
+            elif isinstance(table, Mapping) and key in table:
+                table = table[key]
+            else:
                 return False
-            table = table[key]
         return True
 
 
@@ -153,6 +156,12 @@ def _unknown_keys(
         if field is None:
             yield keys, list(model.model_fields)
             continue
+        if isinstance(value, list) and get_origin(field.annotation) is list:
+            of = get_args(field.annotation)[0]
+            if isinstance(of, type) and issubclass(of, BaseModel):
+                for number, entry in enumerate(value):
+                    if isinstance(entry, Mapping):
+                        yield from _unknown_keys(of, entry, (*keys, str(number)))
         if not isinstance(value, Mapping):
             continue
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -237,3 +246,29 @@ def _check_together(config: Config, sources: Sequence[_Source]) -> None:
             f"the control app would answer on {server.control_listen} without TLS",
             "set control_tls_cert and control_tls_key, or say security.allow_public_control = true",
         )
+    dhcp = config.dhcp
+    if dhcp.mode == "external":
+        return
+    if not dhcp.subnet:
+        raise refuse(
+            ("dhcp", "mode"),
+            f'dhcp.mode is "{dhcp.mode}" and there is no [[dhcp.subnet]]',
+            'add one with range and mask, or set mode = "external"',
+        )
+    for number, subnet in enumerate(dhcp.subnet):
+        here = ("dhcp", "subnet", str(number))
+        if not (subnet.interface or dhcp.interface):
+            raise refuse(
+                here,
+                f"no interface is named on which {subnet.network} is heard",
+                'set [dhcp] interface, as in interface = "eth1"',
+            )
+        if dhcp.mode == "proxy" and subnet.relay:
+            raise refuse(
+                here,
+                f"{subnet.network} is behind a relay, where a proxy is not heard",
+                "have the relay's DHCP server name us (baremetal print-config), or give the addresses ourselves",
+            )
+        for other in dhcp.subnet[:number]:
+            if subnet.network.overlaps(other.network):
+                raise refuse(here, f"{subnet.network} overlaps {other.network}", "give each segment once")

@@ -9,9 +9,9 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from baremetal.lifecycle.model import BootTarget, Method, Proof
@@ -78,7 +78,33 @@ def _public_key(text: str) -> str:
     return text.strip()
 
 
+def _ipv4(text: str) -> str:
+    if text:
+        try:
+            ipaddress.IPv4Address(text)
+        except ValueError:
+            raise ValueError("not an IPv4 address, as in 10.0.0.2") from None
+    return text
+
+
+def _optional_listen(text: str) -> str:
+    return _listen(text) if text else text
+
+
+def _boot_file(text: str) -> str:
+    # It ends up in other programs' configuration files and in a DHCP packet's field of 128 octets.
+    if not re.fullmatch(r"[A-Za-z0-9/_.:%?=&+~\[\]-]{0,127}", text):
+        raise ValueError("not a file name or URL of at most 127 plain characters")
+    return text
+
+
 Listen = Annotated[str, AfterValidator(_listen)]
+OptionalListen = Annotated[str, AfterValidator(_optional_listen)]
+IPv4 = Annotated[str, AfterValidator(_ipv4)]
+BootFile = Annotated[str, AfterValidator(_boot_file)]
+# Linux: at most 15 octets, no slash or blank; a dash in front would be an option elsewhere.
+Interface = Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.@-]{0,14})?$")]
+Loader = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$")]
 Url = Annotated[str, AfterValidator(_url)]
 HostName = Annotated[str, AfterValidator(_host_name)]
 PublicKey = Annotated[str, AfterValidator(_public_key)]
@@ -174,6 +200,79 @@ class DeployConfig(_Section):
     limits: LimitsConfig = LimitsConfig()
 
 
+class SubnetConfig(_Section):
+    """`[[dhcp.subnet]]`: one segment on which machines boot. Empty: what `[dhcp]` says."""
+
+    name: Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9_-]{0,30})?$")] = ""
+    range: str
+    mask: IPv4
+    broadcast: IPv4 = ""
+    routers: list[IPv4] = []
+    dns_servers: list[IPv4] = []
+    relay: IPv4 = ""
+    interface: Interface = ""
+    public_url: Url = ""
+    next_server: IPv4 = ""
+    filename: BootFile = ""
+    loader_uefi: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_./-]{0,62})?$")] = ""
+    lease_s: Annotated[int, Field(ge=120)] | None = None
+
+    @property
+    def bounds(self) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address | None]:
+        """First and last address to give out; no last one where only fixed addresses are given."""
+        first, dash, last = (part.strip() for part in self.range.partition("-"))
+        return ipaddress.IPv4Address(first), ipaddress.IPv4Address(last) if dash else None
+
+    @property
+    def network(self) -> ipaddress.IPv4Network:
+        """The segment itself."""
+        return ipaddress.IPv4Network(f"{self.bounds[0]}/{self.mask}", strict=False)
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        if not self.mask:
+            raise ValueError("mask is empty; as in 255.255.255.0")
+        try:
+            first, last = self.bounds
+        except ValueError:
+            raise ValueError(f"range {self.range!r} is not FIRST-LAST, as in 10.0.0.100-10.0.0.199") from None
+        try:
+            network = self.network
+        except ValueError:
+            raise ValueError(f"mask {self.mask} is no network mask, as 255.255.255.0 is") from None
+        if last is not None and last not in network:
+            raise ValueError(f"range {self.range} does not fit into one network of mask {self.mask}")
+        if last is not None and last < first:
+            raise ValueError(f"range {self.range} ends before it begins")
+        for router in self.routers:
+            if ipaddress.IPv4Address(router) not in network:
+                raise ValueError(f"router {router} is not in {network}, so no machine there reaches it")
+        return self
+
+
+class DhcpConfig(_Section):
+    """`[dhcp]`: who gives machines their addresses and tells them what to boot (docs/dhcp.md)."""
+
+    mode: Literal["external", "proxy", "full"] = "external"
+    interface: Interface = ""
+    next_server: IPv4 = ""
+    filename: BootFile = ""
+    loader_bios: Loader = "undionly.kpxe"
+    loader_uefi: Loader = "ipxe.efi"
+    loader_arm64: Loader = "ipxe-arm64.efi"
+    lease_s: Annotated[int, Field(ge=120)] = 2700
+    router_advertisements: bool = True
+    subnet: list[SubnetConfig] = []
+
+
+class TftpConfig(_Section):
+    """`[tftp]`: our own read-only responder, for loaders that know nothing else."""
+
+    listen: OptionalListen = ""
+    block_size: Annotated[int, Field(ge=512, le=65464)] = 1468
+    window: Annotated[int, Field(ge=1, le=64)] = 16
+
+
 class SecurityConfig(_Section):
     """`[security]`: each setting here loosens or tightens a promise."""
 
@@ -218,6 +317,8 @@ class Config(BaseSettings):
     database: DatabaseConfig = DatabaseConfig()
     bmc: BmcConfig = BmcConfig()
     deploy: DeployConfig = DeployConfig()
+    dhcp: DhcpConfig = DhcpConfig()
+    tftp: TftpConfig = TftpConfig()
     security: SecurityConfig = SecurityConfig()
     profile: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,47}$")], ProfileConfig] = {}
 
@@ -267,6 +368,16 @@ class Config(BaseSettings):
     def token_file(self) -> Path:
         """The control token made at the first start, which the command line picks up; 0600."""
         return self._path(self.security.token_file, "control.token")
+
+    @property
+    def dhcp_dir(self) -> Path:
+        """What the DHCP server needs while it runs, and its leases, which outlive it."""
+        return self.data_dir / "dhcp"
+
+    @property
+    def tftp_limits(self) -> tuple[int, int]:
+        """The largest block (RFC 2348) and window (RFC 7440) that a loader may ask for."""
+        return self.tftp.block_size, self.tftp.window
 
     def _path(self, given: str, default: str) -> Path:
         return Path(given).expanduser().absolute() if given else self.data_dir / default

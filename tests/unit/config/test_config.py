@@ -10,10 +10,12 @@ from pydantic import BaseModel
 
 from baremetal.config import Config, ProfileConfig, is_loopback, load, split_listen
 from baremetal.config.lines import find_line
+from baremetal.config.settings import SubnetConfig
 from baremetal.errors import Invalid
 from baremetal.lifecycle.model import Budgets, Limits
 
 ROOT = Path(__file__).parents[3]
+SUBNET = "range = '10.0.1.100-10.0.1.199'\nmask = '255.255.255.0'\n"
 
 
 @pytest.fixture
@@ -62,7 +64,18 @@ def test_the_shipped_file_shows_every_key_with_its_default() -> None:
     del shown["profile"]
     defaults = Config.model_construct().model_dump(mode="json")
     del defaults["profile"]
+    # Shown in words: an empty list in the file would forbid a reader to add his [[dhcp.subnet]] below it.
+    assert defaults["dhcp"].pop("subnet") == []
     assert shown == defaults
+
+
+def test_the_shipped_file_shows_every_key_of_a_subnet() -> None:
+    text = (ROOT / "config.toml").read_text()
+    example = [line.removeprefix("#") for line in text.splitlines() if line.startswith("#   ")]
+    begin = next(at for at, line in enumerate(example) if line.strip() == "[[dhcp.subnet]]")
+    shown = tomllib.loads("\n".join(example[begin : begin + len(SubnetConfig.model_fields) + 1]))
+    assert set(shown["dhcp"]["subnet"][0]) == set(SubnetConfig.model_fields)
+    SubnetConfig(**shown["dhcp"]["subnet"][0])
 
 
 def test_the_shipped_file_is_valid_and_describes_the_shipped_profiles() -> None:
@@ -88,7 +101,8 @@ def test_every_setting_is_read_by_the_program() -> None:
     for section, model in _sections().items():
         for name in model.model_fields:
             found = re.search(
-                rf"\b(config|server|bmc|deploy|security|database|profile|self)\.(\w+\.)?{name}\b", program
+                rf"\b(config|server|bmc|deploy|dhcp|subnet|security|database|profile|self)\.(\w+\.)?{name}\b",
+                program,
             )
             assert found or name in whole, f"[{section}] {name} is read nowhere"
 
@@ -96,7 +110,7 @@ def test_every_setting_is_read_by_the_program() -> None:
 def _sections() -> dict[str, type[BaseModel]]:
     fields = Config.model_fields
     found = {name: type(field.default) for name, field in fields.items() if name != "profile"}
-    return {**found, "profile.NAME": ProfileConfig}
+    return {**found, "dhcp.subnet": SubnetConfig, "profile.NAME": ProfileConfig}
 
 
 def _properties() -> str:
@@ -209,6 +223,48 @@ def test_variables_that_belong_to_the_command_line_are_left_alone(
             '[server]\ncontrol_tls_cert = "a.pem"\n',
             "FILE:2: server.control_tls_cert and server.control_tls_key go",
         ),
+        (
+            '[dhcp]\nmode = "full"\ninterface = "eth1"\n',
+            'FILE:2: dhcp.mode is "full" and there is no [[dhcp.subnet]]',
+        ),
+        (
+            f"[dhcp]\nmode = 'full'\n[[dhcp.subnet]]\n{SUBNET}",
+            "FILE:3: no interface is named on which 10.0.1.0/24 is heard",
+        ),
+        (
+            f"[[dhcp.subnet]]\n{SUBNET}[[dhcp.subnet]]\n{SUBNET}rooters = []\n",
+            "FILE:7: unknown key 'dhcp.subnet.1.rooters', did you mean 'routers'?",
+        ),
+        (
+            f"[[dhcp.subnet]]\n{SUBNET}[[dhcp.subnet]]\nrange = '10.0.2.9'\nmask = '255.0.255.0'\n",
+            "FILE:4: dhcp.subnet.1: mask 255.0.255.0 is no network mask",
+        ),
+        (
+            "[[dhcp.subnet]]\nmask = '255.255.255.0'\nrange = '10.0.0.9-10.0.1.9'\n",
+            "FILE:1: dhcp.subnet.0: range 10.0.0.9-10.0.1.9 does not fit into one network",
+        ),
+        (
+            "[[dhcp.subnet]]\nmask = '255.255.255.0'\nrange = '10.0.0.9-10.0.0.8'\n",
+            "FILE:1: dhcp.subnet.0: range 10.0.0.9-10.0.0.8 ends before it begins",
+        ),
+        (
+            f"[[dhcp.subnet]]\n{SUBNET}routers = ['10.0.2.1']\n",
+            "FILE:1: dhcp.subnet.0: router 10.0.2.1 is not in 10.0.1.0/24",
+        ),
+        (
+            f"[[dhcp.subnet]]\n{SUBNET}relay = '10.0.1.256'\n",
+            "FILE:4: dhcp.subnet.0.relay: not an IPv4 address",
+        ),
+        (
+            f"[dhcp]\nmode = 'proxy'\ninterface = 'eth1'\n[[dhcp.subnet]]\n{SUBNET}relay = '10.0.1.1'\n",
+            "FILE:4: 10.0.1.0/24 is behind a relay, where a proxy is not heard",
+        ),
+        (
+            f"[dhcp]\nmode = 'full'\ninterface = 'eth1'\n[[dhcp.subnet]]\n{SUBNET}[[dhcp.subnet]]\n{SUBNET}",
+            "FILE:7: 10.0.1.0/24 overlaps 10.0.1.0/24",
+        ),
+        ('[dhcp]\nfilename = "a,b"\n', "FILE:2: dhcp.filename: not a file name or URL"),
+        ('[dhcp]\ninterface = "eth1,eth2"\n', "FILE:2: dhcp.interface: String should match"),
     ],
 )
 def test_complaints_name_the_line_and_the_nearest_key(file: Path, text: str, says: str) -> None:
@@ -271,8 +327,13 @@ m = 7
     assert find_line(text, ["b", "e", "f"]) == 7
     assert find_line(text, ["b", "g"]) == 8
     assert find_line(text, ["b", "g", "h", "j", "k"]) == 9
-    assert find_line(text, ["l", "m"]) == 11
     assert find_line(text, ["z"]) is None
+    assert find_line(text, ["l", "0", "m"]) == 11
+    twice = "[[a.b]]\nc = 1\n[[a.b]]\nd = 1\n[a.b.e]\nf = 1\n"
+    assert find_line(twice, ["a", "b", "0"]) == 1
+    assert find_line(twice, ["a", "b", "1"]) == 3
+    assert find_line(twice, ["a", "b", "1", "d"]) == 4
+    assert find_line(twice, ["a", "b", "1", "e", "f"]) == 6
 
 
 def test_listeners() -> None:
