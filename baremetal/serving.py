@@ -77,6 +77,8 @@ def _start(app: App) -> None:
     """Resume what an earlier process left, and begin to tick."""
     app.engine.recover()
     app.services.servers.recover()
+    if app.dhcp is not None:
+        app.dhcp.start()
     app.ticks.start()
     app.pools[0].submit(warm)
     app.pools[0].submit(app.services.profiles.warm_up)
@@ -88,6 +90,8 @@ def _stop(app: App) -> None:
     app.engine.stop()
     app.watch.stop()
     app.ticks.stop()
+    if app.dhcp is not None:
+        app.dhcp.stop()
     for pool in app.pools:
         pool.shutdown(wait=True, cancel_futures=True)
     with contextlib.suppress(BaremetalError):

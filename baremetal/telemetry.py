@@ -249,3 +249,8 @@ REQUEST_SECONDS = Histogram(
 def exposition() -> bytes:
     """Return all metrics in Prometheus' text form."""
     return generate_latest(REGISTRY)
+
+
+DHCP_RUNNING = Gauge(
+    "baremetal_dhcp_running", "1 while our dnsmasq serves DHCP, 0 otherwise.", registry=REGISTRY
+)

@@ -6,7 +6,6 @@ stops it. Deliberately unknown: sockets, signals, and who else works in the data
 
 from __future__ import annotations
 
-import contextlib
 import secrets as random
 import socket
 import time
@@ -21,6 +20,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from baremetal.config import Config, ProfileConfig, split_listen
+from baremetal.config.segments import network, public_url
 from baremetal.drivers.base import Deadlines
 from baremetal.drivers.keys import generate_keypair, public_half
 from baremetal.drivers.registry import Round, open_conversation
@@ -34,11 +34,14 @@ from baremetal.engine.power_watch import WORKERS, PowerWatch
 from baremetal.engine.steady import SteadyClock
 from baremetal.errors import Invalid, Unavailable
 from baremetal.lifecycle.model import Budgets, Fetch, Limits
+from baremetal.netboot.interface import own_address
+from baremetal.netboot.offer import Mode
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.templates import Templates
 from baremetal.netboot.tokens import TokenMint
 from baremetal.service.boot import Boot
 from baremetal.service.deploys import Deploys
+from baremetal.service.dhcp import REFRESH_S, Dhcp
 from baremetal.service.doctor import Doctor, Place
 from baremetal.service.explain import Explain
 from baremetal.service.media import Media
@@ -73,6 +76,7 @@ class App:
     boot: ASGIApp
     ticks: Embedded
     watch: PowerWatch
+    dhcp: Dhcp | None
     token_file: Path
     pools: tuple[ThreadPoolExecutor, ...]
 
@@ -122,7 +126,7 @@ def _assemble(
     observations = Observations(store, now)
 
     kitchen = Kitchen(TokenMint(master), public)
-    base = _public_url(config, boot_port)
+    base = public_url(config, port=boot_port)
     offers = [_offer(config, name, profile) for name, profile in config.profile.items()]
     profiles = Profiles(
         offers,
@@ -166,6 +170,10 @@ def _assemble(
     control = control_stack(control_app(services, _version()), _hosts(config))
     every_s = config.bmc.observe_interval_s
     watch = PowerWatch(store, engine, conversations, lambda: Round(deadlines), every_s, watchers)
+    described = network(config, base)
+    dhcp = None
+    if described.mode is not Mode.EXTERNAL:
+        dhcp = Dhcp(described, config.dhcp_dir, store, observations, now=now, later=later.submit)
     kept = timedelta(days=config.server.keep_observations_days)
     ticks = Embedded(
         [
@@ -173,6 +181,7 @@ def _assemble(
             Tick("observations", FLUSH_S, observations.flush),
             Tick("retention", RETENTION_EVERY_S, lambda: store.drop_observations(now() - kept)),
             *([Tick("power", watch.every_s, watch.tick)] if every_s else []),
+            *([Tick("dhcp", REFRESH_S, dhcp.refresh)] if dhcp is not None else []),
         ]
     )
     return App(
@@ -185,6 +194,7 @@ def _assemble(
         boot=boot_app,
         ticks=ticks,
         watch=watch,
+        dhcp=dhcp,
         token_file=tokens.first(),
         pools=(later, watchers, writers, operators, turns),
     )
@@ -292,30 +302,12 @@ def _proof_key(path: Path) -> tuple[str, str]:
         ) from error
 
 
-def _public_url(config: Config, port: int | None) -> str:
-    """Guess how machines reach the boot app, where the settings do not say: by our own address."""
-    if config.server.public_url:
-        return config.server.public_url
-    host, number = split_listen(config.server.boot_listen)
-    if host in ("0.0.0.0", "::", ""):
-        host = _own_address()
-    return f"http://{f'[{host}]' if ':' in host else host}:{port or number}"
-
-
-def _own_address() -> str:
-    """Return the address that this host has towards the outside; connecting a datagram socket sends nothing."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
-    return "127.0.0.1"
-
-
 def _hosts(config: Config) -> set[str]:
     """List the names under which the control app may be called."""
     host, _ = split_listen(config.server.control_listen)
     names = {"localhost", "127.0.0.1", "::1", host, *config.server.control_hosts}
     if host in ("0.0.0.0", "::"):
-        names |= {socket.gethostname().lower(), socket.getfqdn().lower(), _own_address()}
+        names |= {socket.gethostname().lower(), socket.getfqdn().lower(), own_address()}
     return names
 
 

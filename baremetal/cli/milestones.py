@@ -235,6 +235,9 @@ class Milestones:
                 if first:
                     return Mark.DONE, title, file.rpartition("/")[2]
                 return Mark.WARN, f"{title} again", f"from a second address, {address}"
+            case "dhcp":
+                elsewhere = data.get("kind") == "elsewhere"
+                return (Mark.WARN if elsewhere else Mark.STAGE), "DHCP", str(event["note"]).partition(": ")[2]
             case "log":
                 self.logs.append(file)
                 return Mark.STAGE, "log uploaded", file

@@ -32,14 +32,14 @@ def network(config: Config, base: str = "", *, mode: Mode | None = None) -> Netw
     )
 
 
-def public_url(config: Config, address: str = "") -> str:
-    """Return how machines reach the boot app: as it is set, else by our address."""
+def public_url(config: Config, address: str = "", port: int | None = None) -> str:
+    """Return how machines reach the boot app: as it is set, else by our address. `port`: the bound one, if it was 0."""
     if config.server.public_url:
         return config.server.public_url
-    host, port = split_listen(config.server.boot_listen)
+    host, number = split_listen(config.server.boot_listen)
     if host in ("0.0.0.0", "::", ""):
         host = address or own_address()
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port or number}"
 
 
 def _segment(config: Config, subnet: SubnetConfig, base: str, number: int) -> Segment:

@@ -38,9 +38,9 @@ SOON_S = 30.0
 
 SETTINGS = """\
 [server]
-boot_listen = "127.0.0.1:{boot}"
+boot_listen = "{address}:{boot}"
 control_listen = "127.0.0.1:{control}"
-public_url = "http://10.0.2.2:{boot}"
+public_url = "http://{public}:{boot}"
 data_dir = "{data}"
 
 [bmc]
@@ -82,10 +82,18 @@ class TinyProfile:
 
 
 class Lab:
-    """A running service and its rack. Servers are enrolled and available when a test gets them."""
+    """A running service and its rack. Servers are enrolled and available when a test gets them.
 
-    def __init__(self, folder: Path, profiles: tuple[TinyProfile, ...] = ()) -> None:
+    `address`: where the service stands on a segment of its own, with `more` settings; without one the machines reach it
+    through QEMU's user network.
+    """
+
+    def __init__(
+        self, folder: Path, profiles: tuple[TinyProfile, ...] = (), *, address: str = "", more: str = ""
+    ) -> None:
         self.folder = folder
+        self._address = address
+        self._more = more
         self.boot_port, self.control_port = _free_ports(2)
         self.data = folder / "data"
         self.rack = Rack(folder / "rack")
@@ -163,8 +171,14 @@ class Lab:
             target.mkdir(parents=True, mode=0o700)
             for name in profile.media:
                 place(files[name], target / name)
-        settings = SETTINGS.format(boot=self.boot_port, control=self.control_port, data=self.data)
-        text = settings + "".join(profile.text for profile in profiles)
+        settings = SETTINGS.format(
+            address=self._address or "127.0.0.1",
+            public=self._address or "10.0.2.2",
+            boot=self.boot_port,
+            control=self.control_port,
+            data=self.data,
+        )
+        text = settings + self._more + "".join(profile.text for profile in profiles)
         (self.folder / "config.toml").write_text(text)
 
     # -- the rack --
@@ -179,7 +193,7 @@ class Lab:
             "uuid": str(server.uuid),
             "serial": server.serial,
             "boot_mode": str(server.boot_mode),
-            "vars": {"ssh_address": server.ssh_address},
+            "vars": {} if server.tap else {"ssh_address": server.ssh_address},
         }
         self.api.post("/v1/servers", body)
         self.wait_for(server, lambda shown: shown["provision_state"] == "available", STEP_S, "available")
