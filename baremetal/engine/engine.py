@@ -34,9 +34,11 @@ from baremetal.errors import (
 from baremetal.failpoints import failpoint
 from baremetal.lifecycle.actions import Action, CheckLogin, EnsurePower
 from baremetal.lifecycle.amend import amend
-from baremetal.lifecycle.decide import Decision, Outcome, Reply, decide, owed
+from baremetal.lifecycle.decide import decide
+from baremetal.lifecycle.decision import Decision, Outcome, Reply
 from baremetal.lifecycle.events import Did, Event, Failed, Heard, Intended, Overdue
 from baremetal.lifecycle.model import BootMode, PowerState, Run, Verb
+from baremetal.lifecycle.moves import owed
 from baremetal.lifecycle.table import edges
 from baremetal.store.records import HistoryEntry, RunRecord, ServerRecord
 from baremetal.store.store import Store

@@ -12,7 +12,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
-from baremetal.lifecycle.decide import Decision, Outcome, decide, workflow
+from baremetal.lifecycle.decide import decide
+from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import (
     Asked,
     Did,
@@ -25,6 +26,7 @@ from baremetal.lifecycle.events import (
     Overdue,
 )
 from baremetal.lifecycle.model import Fetch, Method, PowerState, Proof, ProvisionState, Server, Signal, Verb
+from baremetal.lifecycle.moves import workflow
 from baremetal.lifecycle.workflows import WORKFLOWS, Do
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

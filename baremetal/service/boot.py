@@ -19,7 +19,7 @@ from baremetal.engine.engine import Engine
 from baremetal.engine.observations import Observations
 from baremetal.errors import BaremetalError, Invalid, Unavailable, Unknown
 from baremetal.failpoints import failpoints
-from baremetal.lifecycle.decide import Decision, Outcome, Reply
+from baremetal.lifecycle.decision import Decision, Outcome, Reply
 from baremetal.lifecycle.events import Fetched, Heard
 from baremetal.lifecycle.model import Fetch, Run, Signal
 from baremetal.lifecycle.windows import answer_window_open, tokens_live, window_run

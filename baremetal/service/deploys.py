@@ -14,7 +14,8 @@ from typing import Any
 from baremetal.engine.engine import Begin, Engine
 from baremetal.errors import BaremetalError, Invalid, Refused
 from baremetal.failpoints import failpoints
-from baremetal.lifecycle.decide import Decision, Outcome, decide
+from baremetal.lifecycle.decide import decide
+from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Asked
 from baremetal.lifecycle.model import BootDevice, BootTarget, Disk, Method, ProvisionState, Verb
 from baremetal.lifecycle.workflows import WORKFLOWS, Await, Do

@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from baremetal.errors import BaremetalError, Invalid, Unknown
-from baremetal.lifecycle.decide import current_step, owed
 from baremetal.lifecycle.model import Run, Server
+from baremetal.lifecycle.moves import current_step, owed
 from baremetal.lifecycle.workflows import Await, Do
 from baremetal.netboot.answer import BootAnswer, Install, TargetBoot, choose_answer
 from baremetal.netboot.scripts import boot_script, local_boot_script

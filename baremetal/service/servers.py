@@ -15,7 +15,7 @@ from baremetal.drivers.base import BmcCredentials, BmcUrl
 from baremetal.engine.engine import Begin, Engine
 from baremetal.errors import BaremetalError, Conflict, Invalid, Refused, Unknown
 from baremetal.failpoints import failpoints
-from baremetal.lifecycle.decide import Outcome
+from baremetal.lifecycle.decision import Outcome
 from baremetal.lifecycle.events import Asked, MaintenanceChanged
 from baremetal.lifecycle.model import ProvisionState, Server, Verb
 from baremetal.netboot.variables import normal_mac

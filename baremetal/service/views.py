@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from baremetal.drivers.base import BmcUrl
-from baremetal.lifecycle.decide import current_step
 from baremetal.lifecycle.model import Run
+from baremetal.lifecycle.moves import current_step
 from baremetal.lifecycle.workflows import allowed_verbs
 from baremetal.store.records import HistoryEntry, ServerRecord
 from baremetal.store.store import Store

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import and_, bindparam, case, func, or_, select, update
 
-from baremetal.lifecycle.decide import Decision, Outcome
+from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Event
 from baremetal.lifecycle.model import Server
 from baremetal.store.codec import encode_event, encode_life

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from baremetal.lifecycle.actions import EnsureBootDevice, EnsurePower
 from baremetal.lifecycle.amend import amend
-from baremetal.lifecycle.decide import Decision, Outcome, current_step, owed
+from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Did, Event, Heard, Intended
 from baremetal.lifecycle.model import BootDevice, PowerState, Proof, ProvisionState, Server, Signal, Verb
+from baremetal.lifecycle.moves import current_step, owed
 from baremetal.lifecycle.table import edges, position
 from baremetal.lifecycle.windows import answer_window_open
 from baremetal.lifecycle.workflows import MOVING, allowed_verbs

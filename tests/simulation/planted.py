@@ -14,7 +14,8 @@ from baremetal.drivers.base import BmcDriver, Permit
 from baremetal.engine.perform import Performer, Quirks, Seen
 from baremetal.errors import BaremetalError, Unknown
 from baremetal.lifecycle.actions import Action, CheckAccess, EnsureBootDevice, EnsurePower
-from baremetal.lifecycle.decide import Decision, Outcome, decide
+from baremetal.lifecycle.decide import decide
+from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Event, Heard
 from baremetal.lifecycle.model import BootMode, Server, Signal
 from baremetal.service.boot import Look, Word

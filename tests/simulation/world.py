@@ -23,7 +23,7 @@ from baremetal.engine.observations import Observations
 from baremetal.engine.perform import LoginTarget, Performer
 from baremetal.engine.steady import SteadyClock
 from baremetal.errors import BaremetalError, BmcError, BmcErrorKind, LoginError, Unavailable, Unknown
-from baremetal.lifecycle.decide import Decision
+from baremetal.lifecycle.decision import Decision
 from baremetal.lifecycle.events import Asked, Event, MaintenanceChanged
 from baremetal.lifecycle.model import Server, Signal
 from baremetal.netboot.context import ServerFacts, merge_variables

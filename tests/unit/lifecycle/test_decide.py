@@ -9,7 +9,8 @@ from itertools import pairwise
 import pytest
 
 from baremetal.lifecycle.actions import EnsureBootDevice, EnsurePower
-from baremetal.lifecycle.decide import Decision, Outcome, Reply, decide, owed
+from baremetal.lifecycle.decide import decide
+from baremetal.lifecycle.decision import Decision, Outcome, Reply
 from baremetal.lifecycle.events import (
     Asked,
     Did,
@@ -33,6 +34,7 @@ from baremetal.lifecycle.model import (
     Signal,
     Verb,
 )
+from baremetal.lifecycle.moves import owed
 from baremetal.lifecycle.table import (
     BOOT,
     LATER,
