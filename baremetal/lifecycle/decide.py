@@ -25,7 +25,7 @@ from baremetal.lifecycle.events import (
     MaintenanceChanged,
     Overdue,
 )
-from baremetal.lifecycle.model import PowerState, Run, Server, Verb
+from baremetal.lifecycle.model import PowerState, ProvisionState, Run, Server, Verb
 from baremetal.lifecycle.moves import (
     advance,
     changed,
@@ -40,9 +40,11 @@ from baremetal.lifecycle.moves import (
     workflow,
 )
 from baremetal.lifecycle.news import hear, notice_fetch
-from baremetal.lifecycle.workflows import METHODS, MOVING, WORKFLOWS, Do
+from baremetal.lifecycle.workflows import METHODS, MOVING, WORKFLOWS, Do, Workflow
 
 HOUR = timedelta(hours=1)
+# What switches off, or overwrites, a system that somebody else may have left running.
+_INTERRUPTS = frozenset({"deploy", "inspect", "provide --wipe"})
 
 
 def decide(server: Server, event: Event, now: datetime) -> Decision:
@@ -76,7 +78,9 @@ def decide(server: Server, event: Event, now: datetime) -> Decision:
 
 
 def _begin(server: Server, asked: Asked, now: datetime) -> Decision:
-    flow = WORKFLOWS[asked.verb]
+    flow = WORKFLOWS.get((asked.verb, asked.wipe))
+    if flow is None:
+        return refuse_operator(server, f"{asked.verb}: wipes nothing; provide and release do")
     if server.run is not None:
         return refuse_operator(
             server, f"{asked.verb}: the server is {server.state}; run {server.run.number} is under way"
@@ -86,18 +90,13 @@ def _begin(server: Server, asked: Asked, now: datetime) -> Decision:
             server, f"{asked.verb}: the server is in maintenance; switch maintenance off first"
         )
     if server.state not in flow.begins:
-        hint = (
-            "; use --rebuild to install it anew"
-            if asked.verb is Verb.DEPLOY and server.state == "active"
-            else ""
-        )
-        return refuse_operator(server, f"{asked.verb}: not from {server.state}{hint}")
+        return refuse_operator(server, f"{flow.name}: not from {server.state}{_hint(server, flow)}")
     if asked.verb in METHODS and asked.method not in METHODS[asked.verb]:
         return refuse_operator(server, f"{asked.verb}: no method {asked.method or 'given'}")
-    if asked.verb is Verb.DEPLOY and server.found_on and not asked.force:
+    if flow.name in _INTERRUPTS and server.found_on and not asked.force:
         return refuse_operator(
             server,
-            "deploy: the server was found powered on when it was enrolled and has never been released by us; "
+            f"{flow.name}: the server was found powered on when it was enrolled and has never been released by us; "
             "it may carry a system. Adopt and release it, or use --force",
         )
     if not flow.steps:
@@ -111,16 +110,25 @@ def _begin(server: Server, asked: Asked, now: datetime) -> Decision:
         method=asked.method,
         started=now,
         entered=now,
+        wipe=asked.wipe,
         target=asked.target,
         proof=asked.proof,
         reboots=asked.reboots,
         flip=asked.flip,
         budgets=asked.budgets,
         limits=asked.limits,
-        last_sign=f"{asked.verb} asked by {asked.by}",
+        last_sign=f"{flow.name} asked by {asked.by}",
     )
     begun = amend(server, runs=number, run=run, last_error="")
-    return changed(server, enter(begun, 0, now), f"{asked.verb} asked by {asked.by}: run {number} begins")
+    return changed(server, enter(begun, 0, now), f"{flow.name} asked by {asked.by}: run {number} begins")
+
+
+def _hint(server: Server, flow: Workflow) -> str:
+    if flow.verb is Verb.DEPLOY and server.state is ProvisionState.ACTIVE:
+        return "; use --rebuild to install it anew"
+    if flow.verb is Verb.PROVIDE and server.state is ProvisionState.CLEAN_FAILED:
+        return " without --wipe; manage it first to offer it as it is"
+    return ""
 
 
 def _abort(server: Server, asked: Asked, now: datetime) -> Decision:

@@ -12,7 +12,7 @@ from baremetal.lifecycle.actions import Action, EnsureBootDevice
 from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.decision import Decision, Outcome, Reply
 from baremetal.lifecycle.model import ProvisionState, Run, Server, Verb
-from baremetal.lifecycle.workflows import WORKFLOWS, Do, Step, Workflow, allowed_verbs
+from baremetal.lifecycle.workflows import FAILS_TO, WORKFLOWS, Do, Step, Workflow, allowed_verbs
 
 
 def owed(server: Server) -> Action | None:
@@ -26,7 +26,7 @@ def owed(server: Server) -> Action | None:
 
 
 def workflow(run: Run) -> Workflow:
-    return WORKFLOWS[run.verb]
+    return WORKFLOWS[run.verb, run.wipe]
 
 
 def current_step(server: Server) -> Step | None:
@@ -69,7 +69,7 @@ def advance(before: Server, server: Server, note: str, now: datetime) -> Decisio
     assert run is not None
     flow = workflow(run)
     if run.closing:
-        return _end(before, server, flow.fails_to, run.closing, note)
+        return _end(before, server, FAILS_TO[server.state], run.closing, note)
     for index in range(run.step + 1, len(flow.steps)):
         if not _is_settled(flow.steps[index], run):
             return changed(before, enter(server, index, now), note)
@@ -97,7 +97,7 @@ def netboot_again(server: Server, now: datetime) -> Server:
     run = server.run
     assert run is not None
     reset = server.with_run(attempt=run.attempt + 1, serves=0, power_on_intended=False, flags_at=None)
-    return enter(reset, workflow(run).index("off"), now)
+    return enter(reset, workflow(run).netboot, now)
 
 
 def close(before: Server, reason: str, now: datetime) -> Decision:
@@ -105,9 +105,11 @@ def close(before: Server, reason: str, now: datetime) -> Decision:
     run = before.run
     assert run is not None
     server = amend(before, fence=before.fence + 1)
-    if not workflow(run).closing:
-        return _end(before, server, workflow(run).fails_to, reason, reason)
-    closing = enter(server.with_run(closing=reason), 0, now)
+    ends = FAILS_TO[before.state]
+    last = [at for at, step in enumerate(workflow(run).closing) if FAILS_TO[step.state] is ends]
+    if not last:
+        return _end(before, server, ends, reason, reason)
+    closing = enter(server.with_run(closing=reason), last[0], now)
     return changed(before, closing, f"{reason}; the run is closed, power off follows")
 
 
@@ -116,16 +118,17 @@ def fail(server: Server, reason: str, now: datetime) -> Decision:
     assert run is not None
     if run.closing:
         reason = f"{run.closing}; and then: {reason}"
-    return _end(server, server, workflow(run).fails_to, reason, f"failed: {reason}")
+    return _end(server, server, FAILS_TO[server.state], reason, f"failed: {reason}")
 
 
 def _end(before: Server, server: Server, state: ProvisionState, reason: str, note: str) -> Decision:
     run = server.run
     assert run is not None
     deployed, found_on = server.deployed, server.found_on
+    released = run.verb is Verb.RELEASE and (not reason or state is ProvisionState.CLEAN_FAILED)
     if not reason and run.method is not None:
         deployed, found_on = run.number, False
-    elif run.verb is Verb.RELEASE and not reason:
+    elif released or (run.wipe and not reason):
         deployed, found_on = 0, False
     elif run.go is not None:
         deployed = 0

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from baremetal.lifecycle.model import BootTarget, ProvisionState, Server
-from baremetal.lifecycle.windows import boot_window_open, window_run
+from baremetal.lifecycle.windows import boot_window_open, errand, window_run
 
 
 @dataclass(frozen=True, slots=True)
 class Install:
-    """Start the installer of this run."""
+    """Start what this run's machine is to boot: an installer, or the RAM system of a wipe, an inspection, a rescue."""
 
     run: int
     reason: str
@@ -60,7 +60,7 @@ def _closed(server: Server) -> str:
     assert run is not None
     if run.closing:
         return "it is being closed"
-    if run.method is None:
+    if errand(run) is None:
         return "it installs nothing"
     if window_run(server) is None:
         return "power-on is not intended yet"

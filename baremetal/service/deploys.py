@@ -18,6 +18,7 @@ from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Asked
 from baremetal.lifecycle.model import BootDevice, BootTarget, Disk, Method, ProvisionState, Verb
+from baremetal.lifecycle.windows import errand
 from baremetal.lifecycle.workflows import WORKFLOWS, Await, Do
 from baremetal.netboot.context import ServerFacts
 from baremetal.netboot.selector import parse_selector
@@ -222,7 +223,7 @@ class Deploys:
         """
         record = self._store.server(name)
         run = record.life.run
-        if profile is None and run is not None and run.method is not None:
+        if profile is None and run is not None and errand(run) is not None:
             known = self._store.run(record.id, run.number)
             assert known is not None
             recipe, number, of = self._kitchen.recipe(known), run.number, known.profile
@@ -301,7 +302,7 @@ def _raise_refusal(record: ServerRecord, decision: Decision) -> None:
 
 
 def _steps(asked: Asked) -> list[dict[str, Any]]:
-    flow = WORKFLOWS[asked.verb]
+    flow = WORKFLOWS[asked.verb, asked.wipe]
     steps = []
     for step in flow.steps:
         if step.only_for is not None and asked.proof not in step.only_for:

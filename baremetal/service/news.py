@@ -54,12 +54,21 @@ class News:
         percent = f"{self.percent} %" if self.percent is not None else ""
         return " ".join(part for part in (percent, self.message) if part)
 
+    @property
+    def disk_names(self) -> tuple[str, ...]:
+        """The disks as a wipe names them: each by its name and, where it has one, its serial number."""
+        return tuple(f"{disk.name} {disk.serial}".strip() for disk in self.disks)
+
     def facts(self, signal: Signal) -> dict[str, Any]:
         """What goes to the run's record with this signal; empty fields never overwrite what is known."""
         match signal:
             case Signal.INSTALL_STARTED:
                 found: dict[str, Any] = {"boot_id": self.boot_id, "disk": self.disk, "disks": self.disks}
-            case Signal.INSTALL_COMPLETE:
+            case Signal.WIPE_STARTED:
+                found = {"boot_id": self.boot_id, "disks": self.disks}
+            case Signal.INSPECT_COMPLETE:
+                found = {"disks": self.disks}
+            case Signal.INSTALL_COMPLETE | Signal.RESCUE_STARTED:
                 found = {"ssh_host_keys": self.ssh_host_keys, "addresses": self.addresses}
             case Signal.FIRST_BOOT:
                 # The host keys were pinned when the installer reported them; a later word does not change them.

@@ -29,7 +29,7 @@ def answer_before_commit(world: World) -> None:
     """The reply to a call-back leaves first; the commit follows when there is time."""
 
     def signal(server_id: str, run: int, signal: Signal, news: News, address: str) -> Word:
-        event = Heard(signal, run, news.boot_id, address, news.disk, news.stage, news.text)
+        event = Heard(signal, run, news.boot_id, address, news.disk, stage=news.stage, message=news.text)
         decision = decide(world.store.server(server_id).life, event, world.now())
         alive = world.incarnation
 
