@@ -319,9 +319,11 @@ class Engine:
         )
 
     def _login_target(self, record: ServerRecord, run: Run) -> LoginTarget:
-        known = self.store.run(record.id, run.number)
+        # a run that installs nothing brings back what an earlier one installed
+        number = run.number if run.method is not None else record.life.deployed
+        known = self.store.run(record.id, number)
         if known is None:
-            raise LoginError("the run's record is gone", transient=False)
+            raise LoginError("the record of the run that is deployed is gone", transient=False)
         return self._locate(record, known)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from baremetal.lifecycle.model import BootTarget, ProvisionState, Server
-from baremetal.lifecycle.windows import boot_window_open, errand, window_run
+from baremetal.lifecycle.windows import boot_window_open, errand, is_complete, window_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,8 @@ def _closed(server: Server) -> str:
         return "it installs nothing"
     if window_run(server) is None:
         return "power-on is not intended yet"
+    if is_complete(run):
+        return "the machine has said that it is done"
     if run.go is not None:
         return "go was given, no second boot script is served"
     if server.maintenance:
