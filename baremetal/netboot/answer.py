@@ -64,10 +64,10 @@ def _closed(server: Server) -> str:
         return "it installs nothing"
     if window_run(server) is None:
         return "power-on is not intended yet"
-    if is_complete(run):
-        return "the machine has said that it is done"
     if run.go is not None:
         return "go was given, no second boot script is served"
+    if is_complete(run):
+        return "the machine has said that it is done"
     if server.maintenance:
         return "the server is in maintenance, nothing is installed"
     return f"the boot script was served {run.serves} times already ({run.limits.max_serves} at most)"

@@ -118,7 +118,10 @@ class Servers:
     def ssh(self, name: str) -> dict[str, Any]:
         """Say where the deployed system answers by SSH and which host keys it reported. Raises Refused."""
         record = self._store.server(name)
-        run = self._store.run(record.id, record.life.deployed) if record.life.deployed else None
+        # in rescue it is the RAM system that answers, with the keys that it made when it started
+        rescued = record.life.state is ProvisionState.RESCUE
+        number = record.life.runs if rescued else record.life.deployed
+        run = self._store.run(record.id, number) if number else None
         if run is None:
             raise Refused(
                 f"{record.life.name}: nothing that was deployed here runs on it",
@@ -213,7 +216,7 @@ class Servers:
         return BmcCredentials(user, password)
 
     def _view(self, ref: str) -> dict[str, Any]:
-        return views.view(self._store, self._store.server(ref))
+        return views.whole(self._store, self._store.server(ref))
 
 
 def find(store: Store, ref: str) -> ServerRecord:
