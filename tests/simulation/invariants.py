@@ -44,13 +44,18 @@ class Watch:
         self._intended: Intended | None = None
         self._flipped = 0
         self._scripts: Counter[tuple[int, int]] = Counter()
-        self._wipes: set[int] = set()
+        self._wipes: dict[int, bool] = {}
         self.logged_in = ""
         """What the last successful login printed."""
         self.edges: Counter[str] = Counter()
         self.initial = world.real_store.server(world.id).life
         self.life = self.initial
         """The server as the commits have left it; compared with what is stored when the life is over."""
+
+    def asked(self, event: Asked) -> None:
+        """The operator asks: whether for a wipe is known from here, not from what the program made of it."""
+        if event.verb is not Verb.ABORT:
+            self._wipes[self.life.runs + 1] = event.wipe
 
     def reserved(self, fence: int) -> None:
         check(fence > self.life.fence, "I11", "a reservation did not raise the fence")
@@ -89,8 +94,6 @@ class Watch:
             check(bool(allowed_verbs(after.state)), "I15", f"{after.state} without a next verb")
         if isinstance(event, Did):
             self._believed(before, event)
-        if isinstance(event, Asked) and event.wipe and after.run is not None:
-            self._wipes.add(after.run.number)
         if after.run is None and before.run is not None and not after.last_error:
             self._achieved(before, after, event)
 
@@ -279,7 +282,7 @@ class Watch:
             check(run is not None, "P3", f"run {name}: {what} and nobody asked for it")
             assert run is not None
             installs = what in ("partitioning", "installed")
-            wanted = run.verb in _INSTALLS if installs else run.number in self._wipes
+            wanted = run.verb in _INSTALLS if installs else self._wipes.get(run.number, False)
             check(wanted, "P3", f"run {name}, a {run.verb}: {what} and nobody asked for it")
 
 

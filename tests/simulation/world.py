@@ -276,15 +276,17 @@ class World:
             return None
         begin = None
         if isinstance(event, Asked):
+            self.watch.asked(event)
             flow = WORKFLOWS.get((event.verb, event.wipe))
             if flow is not None and flow.errand is not None:
-                begin = self._begin(flow.errand)
+                begin = self.begin(flow.errand)
         try:
             return self.engine.submit(self.id, event, begin=begin)
         except (Killed, Unavailable):
             return None
 
-    def _begin(self, errand: Errand) -> Begin:
+    def begin(self, errand: Errand) -> Begin:
+        """Return what a run with this errand freezes: one recipe per life."""
         if errand not in self._frozen:
             recipe = self.recipe(errand)
             self._frozen[errand] = Begin(recipe.profile.name, recipe.as_dict())
