@@ -29,6 +29,15 @@ __all__ = ["Enrolment", "ServerChange", "Servers"]
 
 log = telemetry.logger(__name__)
 
+# The states in which a machine has a system that somebody uses, or is repairing.
+_CARRIES = frozenset(
+    {
+        ProvisionState.ACTIVE,
+        ProvisionState.RESCUE,
+        ProvisionState.RESCUE_FAILED,
+        ProvisionState.UNRESCUE_FAILED,
+    }
+)
 THEN = "then"  # the key in a manage run's frozen record: the verb that follows its success
 
 
@@ -193,12 +202,13 @@ class Servers:
     def forget(self, name: str, by: str, *, force: bool = False) -> None:
         """Stop caring for a server, never needing its BMC; what runs on it stays.
 
-        Without force raises Refused while something is under way or runs on it, and Conflict where that began just now.
+        Without force raises Refused while something is under way or a system is on it, and Conflict where that began
+        just now.
         """
         record = self._store.server(name)
         life = record.life
-        if not force and (life.run is not None or life.state is ProvisionState.ACTIVE):
-            why = f"run {life.run.number} is under way" if life.run is not None else "a system runs on it"
+        if not force and (life.run is not None or life.state in _CARRIES):
+            why = f"run {life.run.number} is under way" if life.run is not None else "a system is on it"
             raise Refused(
                 f"forget: {life.name} is {life.state}, {why}",
                 allowed=tuple(views.allowed(record)),

@@ -168,6 +168,7 @@ def test_rescue_answers_with_its_own_key_and_unrescue_goes_back(service: Service
     assert server["allowed"] == ["release", "unrescue"]
     assert service.get("/v1/servers/r1/ssh")["host_keys"] == [KEY]
     assert "bm.script" not in service.script()
+    assert service.api.delete("/v1/servers/r1").status_code == 409, "a system is on it"
     service.post("/v1/servers/r1/unrescue")
     server = ended(service, "active")
     assert server["rescue"] is None
