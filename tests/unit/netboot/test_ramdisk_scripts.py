@@ -206,3 +206,33 @@ def test_a_rescue_without_an_sshd_says_so(machine: Machine, there: Office) -> No
     keys = machine.folder / "root/root/.ssh/authorized_keys"
     assert keys.read_text() == f"{KEY}\n"
     assert keys.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("blkdiscard /dev/sda\nbm_ask_wipe\nbm_report wipe-complete\n", "before the call-back wipe-started"),
+        (
+            'if dd if=/dev/zero of="$disk" bs=1M; then bm_report wipe-complete; fi\n',
+            "before the call-back wipe-started",
+        ),
+        ("bm_ask_wipe\nblkdiscard /dev/sda\n", "never calls back"),
+    ],
+)
+def test_the_linter_finds_a_script_that_writes_too_early_or_says_nothing(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
+    path = tmp_path / "ramdisk/mine.sh.j2"
+    path.parent.mkdir()
+    path.write_text(text)
+    mine = Profile("mine", Family.RAMDISK, "vmlinuz", "initrd.img", "ramdisk/mine.sh.j2")
+    found = lint_profile(mine, Templates.with_own(tmp_path))
+    assert any(complaint in str(finding) for finding in found), found
+
+
+def test_a_script_that_asks_first_passes(tmp_path: Path) -> None:
+    path = tmp_path / "ramdisk/mine.sh.j2"
+    path.parent.mkdir()
+    path.write_text("bm_ask_wipe\nblkdiscard /dev/sda\nbm_report wipe-complete\n")
+    mine = Profile("mine", Family.RAMDISK, "vmlinuz", "initrd.img", "ramdisk/mine.sh.j2")
+    assert lint_profile(mine, Templates.with_own(tmp_path)) == []
