@@ -13,14 +13,17 @@ from enum import StrEnum
 from typing import Any
 
 from baremetal.lifecycle.model import Verb
-from baremetal.lifecycle.workflows import MOVING, WORKFLOWS
+from baremetal.lifecycle.workflows import MOVING, WORKFLOWS, Workflow
 
 _CODE = re.compile(r"\b(BM\d{3})\b:?\s*")
 _MOVING = {str(state) for state in MOVING}
-_NETBOOT = ("off", "pxe", "on", "script")
+_NETBOOT = ("off", "still off", "pxe", "on", "script")
 _DID = {
     "off": "power off",
+    "still off": "power off",
+    "end": "power off",
     "on": "power on",
+    "boot": "power on",
     "check": "BMC answers",
     "proof": "proof by SSH",
     "clear": "boot device cleared",
@@ -37,6 +40,17 @@ _DOING = {
     "proof": "proving by SSH what runs",
     "check": "asking the BMC who it is",
     "clear": "clearing the boot device",
+    "still off": "making sure that the power is off",
+    "end": "switching the power off",
+    "boot": "switching the power on",
+}
+
+
+_ERRANDS = {
+    "inspect": "inspecting",
+    "rescue": "rescue system starts",
+    "provide": "wiping",
+    "release": "wiping",
 }
 
 
@@ -77,6 +91,7 @@ class Milestones:
     disks: Sequence[Mapping[str, Any]] = ()
     rows: list[Row] = field(default_factory=list)
     verb: str = ""
+    wipe: bool = False
     ended: str = ""
     failed: bool = False
     reason: str = ""
@@ -156,8 +171,10 @@ class Milestones:
                 return self._close(f"aborted by {body.get('by') or 'an operator'}")
             case "asked":
                 self.verb = str(body.get("verb"))
+                self.wipe = bool(body.get("wipe"))
                 by = f"asked by {body.get('by') or 'an operator'}"
-                return Mark.BEGIN, self.verb, f"{self.profile} · {by}" if self.profile else by
+                title = f"{self.verb} --wipe" if self.wipe else self.verb
+                return Mark.BEGIN, title, f"{self.profile} · {by}" if self.profile else by
             case "did":
                 return self._done(event, body)
             case "failed":
@@ -207,13 +224,19 @@ class Milestones:
                 if ends_run(event):
                     return self._fail(note)
                 return Mark.DONE, "go", self._disk(str(body.get("disk") or ""))
+            case "wipe-started":
+                if ends_run(event):
+                    return self._fail(note)
+                return Mark.DONE, "go", f"to wipe {', '.join(map(str, body.get('disks') or ()))}"
             case "progress":
                 stage = str(body.get("stage") or "progress")
                 return Mark.STAGE, stage, str(body.get("message") or ""), f"stage-{stage}"
             case "install-complete":
                 return Mark.DONE, "install complete", ""
-            case "install-failed":
+            case "install-failed" | "wipe-failed" | "inspect-failed" | "rescue-failed":
                 return self._fail(note)
+            case "wipe-complete" | "inspect-complete" | "rescue-started" as signal:
+                return Mark.DONE, signal.replace("-", " "), str(body.get("message") or "")
             case "first-boot":
                 return Mark.DONE, "first boot", str(body.get("address") or "")
         return Mark.WARN, str(body.get("signal")), note
@@ -261,17 +284,21 @@ class Milestones:
 
     def _end(self, event: Mapping[str, Any], at: datetime) -> list[Row]:
         self.ended = str(event["to_state"])
-        flow = WORKFLOWS.get(Verb(self.verb)) if self.verb in tuple(Verb) else None
+        flow = self._flow()
         self.failed = flow is None or self.ended != flow.ends or self._closing
         if self.failed:
             self.reason = self.reason or str(event["note"])
             return []
         return [self._row(event, at, Mark.END, self.ended)]
 
+    def _flow(self) -> Workflow | None:
+        known = self.verb in tuple(Verb)
+        return WORKFLOWS.get((Verb(self.verb), self.wipe)) if known else None
+
     def _step(self, index: int) -> str:
-        if self.verb not in tuple(Verb):
+        flow = self._flow()
+        if flow is None:
             return ""
-        flow = WORKFLOWS[Verb(self.verb)]
         steps = flow.closing if self._closing else flow.steps
         return steps[index].name if index < len(steps) else ""
 
@@ -296,6 +323,8 @@ def waiting_for(server: Mapping[str, Any]) -> str:
         return ""
     step = str(run.get("step") or "")
     text = _DOING.get(step, step)
+    if run.get("verb") in _ERRANDS and step in ("started", "complete"):
+        return f"{_ERRANDS[run['verb']]}: {run.get('last_sign') or 'no sign of life yet'}"
     if step == "complete" and run.get("last_sign"):
         sign, disk = str(run["last_sign"]), str((run.get("go") or {}).get("disk") or "")
         text = f"installing: {sign}"

@@ -14,6 +14,10 @@ _STATES = {
     "deploy failed": "red",
     "error": "red",
     "clean failed": "red",
+    "inspect failed": "red",
+    "rescue": "yellow",
+    "rescue failed": "red",
+    "unrescue failed": "red",
     "enroll": "yellow",
     "manageable": "blue",
 }

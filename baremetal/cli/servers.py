@@ -108,6 +108,33 @@ def show(name: Name, output: OutputOption = Output.TABLE) -> None:
         describe(server)
 
 
+def _parts(found: Mapping[str, Any] | None) -> str:
+    """Write what an inspection found, one line per part."""
+    from baremetal.cli.milestones import human_size
+
+    if not found:
+        return ""
+    cpus = f"{found['cpus']} CPUs" if found["cpus"] else ""
+    memory = f"{found['memory_mib'] / 1024:.1f} GiB" if found["memory_mib"] else ""
+    maker = " ".join(part for part in (found["vendor"], found["product"]) if part)
+    lines = [_dotted(maker, cpus, found["cpu"], memory)]
+    lines += [_dotted(disk["name"], disk["serial"], human_size(disk["size"])) for disk in found["disks"]]
+    for nic in found["nics"]:
+        speed = f"{nic['speed_mbps']} Mbit/s" if nic["speed_mbps"] else ""
+        lines.append(_dotted(nic["name"], nic["mac"], speed, "no link" if nic["link"] is False else ""))
+    if found["bmc_address"]:
+        lines.append(f"its BMC says its address is {found['bmc_address']}")
+    return "\n".join([*lines, f"inspected {ago(found['at'])}"])
+
+
+def _rescue(system: Mapping[str, Any] | None) -> str:
+    return f"log in as root at {', '.join(system['addresses']) or 'an unknown address'}" if system else ""
+
+
+def _dotted(*words: str) -> str:
+    return " · ".join(word for word in words if word)
+
+
 def describe(server: Mapping[str, Any]) -> None:
     """Print a server for people."""
     from baremetal.cli.milestones import human_time, parse_time, waiting_for
@@ -151,6 +178,8 @@ def describe(server: Mapping[str, Any]) -> None:
             ("IP", server["ip"]),
             ("UUID", server["uuid"]),
             ("serial", server["serial"]),
+            ("parts", _parts(server.get("inventory"))),
+            ("rescue", _rescue(server.get("rescue"))),
             ("variables", "\n".join(f"{key} = {value}" for key, value in server["vars"].items())),
             ("tags", " ".join(f"{key}={value}" for key, value in server["tags"].items())),
             ("quirks", ", ".join(server["quirks"])),

@@ -1,8 +1,9 @@
-"""`manage`, `provide`, `adopt`, `release`, `abort`: verbs that need nothing but names."""
+"""`manage`, `inspect`, `provide`, `adopt`, `rescue`, `unrescue`, `release`, `abort`: all verbs that install nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from baremetal.errors import Invalid
 
 app = typer.Typer(rich_markup_mode=None)
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return as soon as it is accepted.")]
+Force = Annotated[bool, typer.Option("--force", help="Also where it was found on and may carry a system.")]
 
 
 @app.command()
@@ -21,9 +23,23 @@ def manage(names: Names, no_wait: NoWait = False, output: OutputOption = Output.
 
 
 @app.command()
-def provide(names: Names, output: OutputOption = Output.TABLE) -> None:
-    """Offer manageable servers for deploys. Ends in available."""
-    _ask("provide", names, {}, False, output)
+def inspect(
+    names: Names, force: Force = False, no_wait: NoWait = False, output: OutputOption = Output.TABLE
+) -> None:
+    """Have manageable servers report their parts from a RAM system. Touches no disk; ends with the power off."""
+    _ask("inspect", names, {"force": force}, no_wait, output)
+
+
+@app.command()
+def provide(
+    names: Names,
+    wipe: Annotated[bool, typer.Option("--wipe", help="First overwrite all their fixed disks.")] = False,
+    force: Force = False,
+    no_wait: NoWait = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Offer manageable servers for deploys. Ends in available; without --wipe nothing is done on the machine."""
+    _ask("provide", names, {"wipe": wipe, "force": force}, no_wait, output)
 
 
 @app.command()
@@ -33,9 +49,32 @@ def adopt(names: Names, output: OutputOption = Output.TABLE) -> None:
 
 
 @app.command()
+def rescue(
+    names: Names,
+    ssh_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--ssh-key", help="A public key that may log in, instead of the configured ones.", exists=True
+        ),
+    ] = None,
+    no_wait: NoWait = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Netboot active servers into a RAM system with sshd, to repair what is on their disks. Ends in rescue."""
+    keys = {"ssh_authorized_keys": ssh_key.read_text().strip()} if ssh_key is not None else {}
+    _ask("rescue", names, {"vars": keys}, no_wait, output)
+
+
+@app.command()
+def unrescue(names: Names, no_wait: NoWait = False, output: OutputOption = Output.TABLE) -> None:
+    """Boot rescued servers from their own disks again, and prove it as their deploy did. Ends in active."""
+    _ask("unrescue", names, {}, no_wait, output)
+
+
+@app.command()
 def release(
     names: Names,
-    wipe: Annotated[bool, typer.Option("--wipe", help="Also overwrite their disks.")] = False,
+    wipe: Annotated[bool, typer.Option("--wipe", help="Also overwrite all their fixed disks.")] = False,
     no_wait: NoWait = False,
     output: OutputOption = Output.TABLE,
 ) -> None:

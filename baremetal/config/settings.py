@@ -162,6 +162,9 @@ class BudgetsConfig(_Section):
     install_s: Budget = 5400.0
     first_boot_s: Budget = 1800.0
     proof_s: Budget = 600.0
+    inspect_s: Budget = 900.0
+    rescue_s: Budget = 900.0
+    wipe_s: Budget = 86400.0
 
 
 class ProfileBudgetsConfig(_Section):
@@ -174,6 +177,9 @@ class ProfileBudgetsConfig(_Section):
     install_s: Budget | None = None
     first_boot_s: Budget | None = None
     proof_s: Budget | None = None
+    inspect_s: Budget | None = None
+    rescue_s: Budget | None = None
+    wipe_s: Budget | None = None
 
 
 class LimitsConfig(_Section):
@@ -286,7 +292,7 @@ class ProfileConfig(_Section):
     """`[profile.NAME]`: what to install and how."""
 
     title: str = ""
-    family: Literal["kickstart", "preseed"]
+    family: Literal["kickstart", "preseed", "ramdisk"]
     arch: Literal["x86_64", "arm64"] = "x86_64"
     method: Method = Method.INSTALLER
     media: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,47})?$")] = ""

@@ -34,9 +34,11 @@ from baremetal.errors import (
 from baremetal.failpoints import failpoint
 from baremetal.lifecycle.actions import Action, CheckLogin, EnsurePower
 from baremetal.lifecycle.amend import amend
-from baremetal.lifecycle.decide import Decision, Outcome, Reply, decide, owed
+from baremetal.lifecycle.decide import decide
+from baremetal.lifecycle.decision import Decision, Outcome, Reply
 from baremetal.lifecycle.events import Did, Event, Failed, Heard, Intended, Overdue
 from baremetal.lifecycle.model import BootMode, PowerState, Run, Verb
+from baremetal.lifecycle.moves import owed
 from baremetal.lifecycle.table import edges
 from baremetal.store.records import HistoryEntry, RunRecord, ServerRecord
 from baremetal.store.store import Store
@@ -317,9 +319,11 @@ class Engine:
         )
 
     def _login_target(self, record: ServerRecord, run: Run) -> LoginTarget:
-        known = self.store.run(record.id, run.number)
+        # a run that installs nothing brings back what an earlier one installed
+        number = run.number if run.method is not None else record.life.deployed
+        known = self.store.run(record.id, number)
         if known is None:
-            raise LoginError("the run's record is gone", transient=False)
+            raise LoginError("the record of the run that is deployed is gone", transient=False)
         return self._locate(record, known)
 
 

@@ -28,6 +28,7 @@ class Asked:
     verb: Verb
     by: str = "operator"
     force: bool = False
+    wipe: bool = False
     method: Method | None = None
     target: BootTarget = BootTarget.DISK
     proof: Proof = Proof.SSH
@@ -73,13 +74,14 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The machine called back, with a token that was made for `run`."""
+    """The machine called back, with a token that was made for `run`. `disks`: what a wipe would overwrite."""
 
     signal: Signal
     run: int
     boot_id: str = ""
     address: str = ""
     disk: str = ""
+    disks: tuple[str, ...] = ()
     stage: str = ""
     message: str = ""
 

@@ -26,6 +26,18 @@ class ProvisionState(StrEnum):
     DEPLOY_FAILED = "deploy failed"
     DELETING = "deleting"
     ERROR = "error"
+    INSPECTING = "inspecting"
+    INSPECT_WAIT = "inspect wait"
+    INSPECT_FAILED = "inspect failed"
+    CLEANING = "cleaning"
+    CLEAN_WAIT = "clean wait"
+    CLEAN_FAILED = "clean failed"
+    RESCUING = "rescuing"
+    RESCUE_WAIT = "rescue wait"
+    RESCUE = "rescue"
+    RESCUE_FAILED = "rescue failed"
+    UNRESCUING = "unrescuing"
+    UNRESCUE_FAILED = "unrescue failed"
 
 
 class Verb(StrEnum):
@@ -37,6 +49,9 @@ class Verb(StrEnum):
     DEPLOY = "deploy"
     REBUILD = "rebuild"
     RELEASE = "release"
+    INSPECT = "inspect"
+    RESCUE = "rescue"
+    UNRESCUE = "unrescue"
     ABORT = "abort"
 
 
@@ -88,6 +103,13 @@ class Signal(StrEnum):
     INSTALL_COMPLETE = "install-complete"
     INSTALL_FAILED = "install-failed"
     FIRST_BOOT = "first-boot"
+    WIPE_STARTED = "wipe-started"
+    WIPE_COMPLETE = "wipe-complete"
+    WIPE_FAILED = "wipe-failed"
+    INSPECT_COMPLETE = "inspect-complete"
+    INSPECT_FAILED = "inspect-failed"
+    RESCUE_STARTED = "rescue-started"
+    RESCUE_FAILED = "rescue-failed"
 
 
 class Fetch(StrEnum):
@@ -111,6 +133,9 @@ class Budgets:
     install_s: float = 5400.0
     first_boot_s: float = 1800.0
     proof_s: float = 600.0
+    inspect_s: float = 900.0
+    rescue_s: float = 900.0
+    wipe_s: float = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,21 +156,25 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Go:
-    """The one permission of a run to touch a disk: to which boot instance, from where, for which disk."""
+    """The one permission of a run to touch a disk: to which boot instance, from where, for which disk.
+
+    An install names one `disk`, a wipe all of its `disks`, each by name and serial.
+    """
 
     boot_id: str
     disk: str
     address: str
     at: datetime
+    disks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """One execution of a workflow on one server, from the verb to its end.
 
-    `step` indexes the workflow's steps, or the closing steps once `closing` carries the reason why the run is being
-    given up. `attempt`, `serves`, `power_on_intended` and `flags_at` belong to the current *netboot* attempt;
-    `tries` and `power_writes` to the current step.
+    `wipe` belongs to the verb: the disks are overwritten too. `step` indexes the workflow's steps, or the closing
+    steps once `closing` carries the reason why the run is being given up. `attempt`, `serves`, `power_on_intended` and
+    `flags_at` belong to the current *netboot* attempt; `tries` and `power_writes` to the current step.
     """
 
     number: int
@@ -153,6 +182,7 @@ class Run:
     method: Method | None
     started: datetime
     entered: datetime
+    wipe: bool = False
     step: int = 0
     deadline: datetime | None = None
     retry_at: datetime | None = None

@@ -12,7 +12,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
-from baremetal.lifecycle.decide import Decision, Outcome, decide, workflow
+from baremetal.lifecycle.decide import decide
+from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import (
     Asked,
     Did,
@@ -25,7 +26,8 @@ from baremetal.lifecycle.events import (
     Overdue,
 )
 from baremetal.lifecycle.model import Fetch, Method, PowerState, Proof, ProvisionState, Server, Signal, Verb
-from baremetal.lifecycle.workflows import WORKFLOWS, Do
+from baremetal.lifecycle.moves import workflow
+from baremetal.lifecycle.workflows import FAILS_TO, METHODS, MOVING, WORKFLOWS, Do, Workflow
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=1)
@@ -33,22 +35,36 @@ MUCH_LATER = NOW + timedelta(days=2)
 BOOT = "boot-1"
 
 
+def begins(flow: Workflow) -> list[ProvisionState]:
+    """Return where a workflow may begin, in the order of a life."""
+    return [state for state in ProvisionState if state in flow.begins]
+
+
 def position(server: Server) -> str:
     """Name where a server stands: its state, or its run's verb and step."""
     if server.run is None:
         return str(server.state)
-    verb = server.run.verb
-    return f"{verb}/closing" if server.run.closing else f"{verb}/{workflow(server.run).step(server.run).name}"
+    flow = workflow(server.run)
+    if not server.run.closing:
+        return f"{flow.name}/{flow.step(server.run).name}"
+    # which failed state a run is being closed to stands in the moving state, where there are two
+    return f"{flow.name}/closing{f' {server.state}' if len(flow.closing) > 1 else ''}"
 
 
-def _ask(verb: Verb) -> Callable[[Server], Event]:
-    method = Method.INSTALLER if verb in (Verb.DEPLOY, Verb.REBUILD) else None
-    return lambda server: Asked(verb, method=method)
+def _ask(verb: Verb, wipe: bool = False) -> Callable[[Server], Event]:
+    method = Method.INSTALLER if verb in METHODS else None
+    return lambda server: Asked(verb, method=method, wipe=wipe)
 
 
 def _hear(signal: Signal) -> Callable[[Server], Event]:
     return lambda server: Heard(
-        signal, run=_run(server), boot_id=BOOT, disk="vda", stage="packages", message="news"
+        signal,
+        run=_run(server),
+        boot_id=BOOT,
+        disk="vda",
+        disks=("vda TINY0000",),
+        stage="packages",
+        message="news",
     )
 
 
@@ -74,6 +90,7 @@ def _did(server: Server) -> Event:
 
 VERBS: dict[str, Callable[[Server], Event]] = {
     **{str(verb): _ask(verb) for verb in Verb},
+    **{flow.name: _ask(flow.verb, True) for flow in WORKFLOWS.values() if flow.wipe},
     "maintenance on": lambda server: MaintenanceChanged(True),
     "maintenance off": lambda server: MaintenanceChanged(False),
 }
@@ -88,10 +105,12 @@ NEWS: dict[str, Callable[[Server], Event]] = {
     "script": lambda server: Fetched(Fetch.SCRIPT, "10.0.0.5"),
     **{str(signal): _hear(signal) for signal in Signal},
 }
+_ERRANDS = {name: make for name, make in NEWS.items() if name.startswith(("wipe-", "inspect-", "rescue-"))}
 TABLES = {
     "Verbs and flags": VERBS,
     "Results of our own actions, and time": RESULTS,
-    "News from the machine": NEWS,
+    "News from the machine": {name: make for name, make in NEWS.items() if name not in _ERRANDS},
+    "News of wipes, inspections and rescues": _ERRANDS,
 }
 
 
@@ -105,12 +124,12 @@ def cell(server: Server, decision: Decision) -> str:
     return "~" if before == after else after
 
 
-def live(verb: Verb, begin: Server, proof: Proof = Proof.SSH, early: bool = False) -> Iterator[Server]:
-    """Yield the server at each position of one undisturbed run, from the verb to its end.
+def live(verb: str, begin: Server, proof: Proof = Proof.SSH, early: bool = False) -> Iterator[Server]:
+    """Yield the server at each position of one undisturbed run, from the verb (or "release --wipe") to its end.
 
     `early`: the first boot is heard before the boot device is flipped.
     """
-    asked = VERBS[str(verb)](begin)
+    asked = VERBS[verb](begin)
     assert isinstance(asked, Asked)
     server = decide(begin, replace(asked, proof=proof), NOW).server
     while server.run is not None:
@@ -131,17 +150,10 @@ def positions() -> dict[str, Server]:
     found: dict[str, Server] = {}
     enrolled = Server("r1")
     for state in ProvisionState:
-        if not any(
-            step.state is state for flow in WORKFLOWS.values() for step in (*flow.steps, *flow.closing)
-        ):
+        if state not in MOVING:
             found[str(state)] = replace(enrolled, state=state)
-    for verb, state in (
-        (Verb.MANAGE, ProvisionState.ENROLL),
-        (Verb.DEPLOY, ProvisionState.AVAILABLE),
-        (Verb.REBUILD, ProvisionState.ACTIVE),
-        (Verb.RELEASE, ProvisionState.ACTIVE),
-    ):
-        for server in live(verb, replace(enrolled, state=state)):
+    for flow in WORKFLOWS.values():
+        for server in live(flow.name, replace(enrolled, state=begins(flow)[0])):
             found.setdefault(position(server), server)
             closing = decide(server, Asked(Verb.ABORT), LATER).server
             if closing.run is not None and closing.run.closing:
@@ -155,11 +167,9 @@ def edges() -> frozenset[tuple[ProvisionState, ProvisionState]]:
     lives = list(positions().values())
     for proof in Proof:
         for early in (False, True):
-            for verb, state in (
-                (Verb.DEPLOY, ProvisionState.AVAILABLE),
-                (Verb.REBUILD, ProvisionState.ACTIVE),
-            ):
-                lives += list(live(verb, Server("r1", state=state), proof, early))
+            for flow in WORKFLOWS.values():
+                if any(step.only_for for step in flow.steps):
+                    lives += list(live(flow.name, Server("r1", state=begins(flow)[0]), proof, early))
     found = set()
     for server in lives:
         for events in TABLES.values():
@@ -203,8 +213,9 @@ def document() -> str:
             ", ".join(step.name if isinstance(step, Do) else f"*await {step.name}*" for step in flow.steps)
             or "none"
         )
-        begins = ", ".join(str(s) for s in ProvisionState if s in flow.begins)
-        lines.append(f"| {flow.verb} | {begins} | {steps} | {flow.ends} | {flow.fails_to} |")
+        fails = ", ".join(dict.fromkeys(str(FAILS_TO[step.state]) for step in flow.steps)) or "–"
+        first = ", ".join(map(str, begins(flow)))
+        lines.append(f"| {flow.name} | {first} | {steps} | {flow.ends} | {fails} |")
     lines += [
         "",
         "`abort` closes the run in one commit, then switches the power off, and ends where the run fails to.",

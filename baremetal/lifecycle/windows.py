@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from baremetal.lifecycle.model import Run, Server, Signal
+from baremetal.lifecycle.model import Run, Server
+from baremetal.lifecycle.moves import workflow
+from baremetal.lifecycle.workflows import Errand
 
 
 def boot_window_open(server: Server) -> bool:
-    """Whether an installer's boot script may be served now.
+    """Whether the boot script of a run's errand may be served now.
 
-    Opens when power-on is intended with verified boot flags; closes on go, failure, abort, deadline, in maintenance,
-    and after `max_serves` scripts of one netboot attempt.
+    Opens when power-on is intended with verified boot flags; closes on go, the errand's end, failure, abort, deadline,
+    in maintenance, and after `max_serves` scripts of one netboot attempt.
     """
-    run = server.run
+    run = window_run(server)
     return (
         run is not None
-        and window_run(server) is run
         and run.go is None
+        and not is_complete(run)
         and not server.maintenance
         and run.serves < run.limits.max_serves
     )
 
 
 def answer_window_open(server: Server) -> bool:
-    """Whether the run's answer files may be served: the boot window's life, but until `install-complete`."""
+    """Whether the run's answer files may be served: the boot window's life, but until the errand is complete."""
     run = window_run(server)
-    return run is not None and Signal.INSTALL_COMPLETE not in run.heard
+    return run is not None and not is_complete(run)
 
 
 def tokens_live(server: Server, number: int) -> bool:
@@ -36,6 +38,22 @@ def tokens_live(server: Server, number: int) -> bool:
 def window_run(server: Server) -> Run | None:
     """Return the open run that intends its machine to netboot, or None."""
     run = server.run
-    if run is None or run.closing or run.method is None or not run.power_on_intended:
+    if run is None or run.closing or errand(run) is None or not run.power_on_intended:
         return None
     return run
+
+
+def errand(run: Run) -> Errand | None:
+    """Return what a run's netbooted machine is to do, None where it is sent nowhere."""
+    return workflow(run).errand
+
+
+def is_complete(run: Run) -> bool:
+    """Whether the machine has said that its errand is complete."""
+    what = errand(run)
+    return what is not None and what.complete in run.heard
+
+
+def is_writing(run: Run) -> bool:
+    """Whether the machine may be writing to its disks now: go was given, and it has not said that it is complete."""
+    return run.go is not None and not run.closing and not is_complete(run)

@@ -4,6 +4,9 @@ Theory: a verb runs a workflow, which is a row of steps. A step *does* (one idem
 is read back) or *awaits* (news from the machine, or evidence of it). Only three things end a step: its action's result,
 its signal, its deadline. `decide` runs these rows; the transition table and `docs/lifecycle.md` are derived from them.
 
+A workflow that sends its machine to netboot has an *errand*: what the machine is to do there, and with which signals it
+says so. An errand that writes to disks begins with a signal that asks for go; one that touches none has no such signal.
+
 Warning: a *do* step may be skipped only when its row names the signal that proves it. The *netboot* steps have one
 (`install-started` cannot come from a machine that did not netboot); the flip of the boot device has none.
 """
@@ -47,13 +50,43 @@ Step = Do | Await
 
 
 @dataclass(frozen=True, slots=True)
+class Errand:
+    """What a netbooted machine is to do. `started` asks for go, None where no disk is touched.
+
+    `noun` is the errand's name in sentences, `doer` who fails at it. `boots_later`: what it leaves behind calls home.
+    """
+
+    noun: str
+    doer: str
+    started: Signal | None
+    complete: Signal
+    failed: Signal
+    boots_later: bool = False
+
+    @property
+    def proof(self) -> Signal:
+        """The first signal of the errand, which only a machine that netbooted can send."""
+        return self.started or self.complete
+
+
+@dataclass(frozen=True, slots=True)
 class Workflow:
+    """A verb's row. Where it fails to is the affair of the state it stands in (`fails_to`).
+
+    `closing` has one step for each failed state that the row can end in.
+    """
+
     verb: Verb
     begins: frozenset[ProvisionState]
     steps: tuple[Step, ...]
     ends: ProvisionState
-    fails_to: ProvisionState
     closing: tuple[Step, ...] = ()
+    errand: Errand | None = None
+    wipe: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.verb} --wipe" if self.wipe else str(self.verb)
 
     def step(self, run: Run) -> Step:
         """Return the step that an open run stands at."""
@@ -62,20 +95,58 @@ class Workflow:
     def index(self, name: str) -> int:
         return next(i for i, step in enumerate(self.steps) if step.name == name)
 
+    @property
+    def netboot(self) -> int:
+        """The index at which *netboot* begins."""
+        return self.index("pxe") - 1
 
-def _off(state: ProvisionState) -> Do:
-    return Do("off", EnsurePower(PowerState.OFF), state)
+
+FAILS_TO: Mapping[ProvisionState, ProvisionState] = {
+    S.VERIFYING: S.ENROLL,
+    S.DEPLOYING: S.DEPLOY_FAILED,
+    S.WAIT_CALLBACK: S.DEPLOY_FAILED,
+    S.DELETING: S.ERROR,
+    S.CLEANING: S.CLEAN_FAILED,
+    S.CLEAN_WAIT: S.CLEAN_FAILED,
+    S.INSPECTING: S.INSPECT_FAILED,
+    S.INSPECT_WAIT: S.INSPECT_FAILED,
+    S.RESCUING: S.RESCUE_FAILED,
+    S.RESCUE_WAIT: S.RESCUE_FAILED,
+    S.UNRESCUING: S.UNRESCUE_FAILED,
+}
+"""The failed state of each moving state."""
 
 
-NETBOOT: tuple[Step, ...] = (
-    Do("off", EnsurePower(PowerState.OFF), S.DEPLOYING, proven_by=Signal.INSTALL_STARTED),
-    Do("pxe", EnsureBootDevice(BootDevice.PXE), S.DEPLOYING, proven_by=Signal.INSTALL_STARTED),
-    Do("on", EnsurePower(PowerState.ON), S.DEPLOYING, proven_by=Signal.INSTALL_STARTED),
-    Await("script", None, "boot_s", S.WAIT_CALLBACK, proven_by=Signal.INSTALL_STARTED),
+def _off(state: ProvisionState, name: str = "off") -> Do:
+    return Do(name, EnsurePower(PowerState.OFF), state)
+
+
+def _netboot(
+    errand: Errand, doing: ProvisionState, waiting: ProvisionState, first: str = "off"
+) -> tuple[Step, ...]:
+    proof = errand.proof
+    return (
+        Do(first, EnsurePower(PowerState.OFF), doing, proven_by=proof),
+        Do("pxe", EnsureBootDevice(BootDevice.PXE), doing, proven_by=proof),
+        Do("on", EnsurePower(PowerState.ON), doing, proven_by=proof),
+        Await("script", None, "boot_s", waiting, proven_by=proof),
+    )
+
+
+INSTALL = Errand(
+    "install",
+    "the installer",
+    Signal.INSTALL_STARTED,
+    Signal.INSTALL_COMPLETE,
+    Signal.INSTALL_FAILED,
+    boots_later=True,
 )
+WIPE = Errand("wipe", "the wipe", Signal.WIPE_STARTED, Signal.WIPE_COMPLETE, Signal.WIPE_FAILED)
+INSPECTION = Errand("inspection", "the inspection", None, Signal.INSPECT_COMPLETE, Signal.INSPECT_FAILED)
+RESCUE = Errand("rescue", "the rescue system", None, Signal.RESCUE_STARTED, Signal.RESCUE_FAILED)
 
-INSTALL: tuple[Step, ...] = (
-    *NETBOOT,
+_INSTALLING: tuple[Step, ...] = (
+    *_netboot(INSTALL, S.DEPLOYING, S.WAIT_CALLBACK),
     Await("started", Signal.INSTALL_STARTED, "start_s", S.WAIT_CALLBACK),
     Await("complete", Signal.INSTALL_COMPLETE, "install_s", S.WAIT_CALLBACK),
     Do("flip", None, S.DEPLOYING),
@@ -88,50 +159,113 @@ INSTALL: tuple[Step, ...] = (
     ),
     Do("proof", CheckLogin(), S.DEPLOYING, "proof_s", only_for=frozenset({Proof.SSH})),
 )
+_RELEASING: tuple[Step, ...] = (_off(S.DELETING), Do("clear", EnsureBootDevice(BootDevice.NONE), S.DELETING))
 
-MANAGE = Workflow(
-    Verb.MANAGE,
-    begins=frozenset({S.ENROLL, S.AVAILABLE}),
-    steps=(Do("check", CheckAccess(), S.VERIFYING, "access_s"),),
-    ends=S.MANAGEABLE,
-    fails_to=S.ENROLL,
-)
-PROVIDE = Workflow(Verb.PROVIDE, frozenset({S.MANAGEABLE}), (), ends=S.AVAILABLE, fails_to=S.MANAGEABLE)
-ADOPT = Workflow(Verb.ADOPT, frozenset({S.MANAGEABLE}), (), ends=S.ACTIVE, fails_to=S.MANAGEABLE)
-DEPLOY = Workflow(
-    Verb.DEPLOY,
-    begins=frozenset({S.AVAILABLE, S.DEPLOY_FAILED}),
-    steps=INSTALL,
-    ends=S.ACTIVE,
-    fails_to=S.DEPLOY_FAILED,
-    closing=(_off(S.DEPLOYING),),
-)
-REBUILD = Workflow(
-    Verb.REBUILD,
-    begins=frozenset({S.ACTIVE}),
-    steps=INSTALL,
-    ends=S.ACTIVE,
-    fails_to=S.DEPLOY_FAILED,
-    closing=(_off(S.DEPLOYING),),
-)
-RELEASE = Workflow(
-    Verb.RELEASE,
-    begins=frozenset({S.ACTIVE, S.DEPLOY_FAILED, S.ERROR}),
-    steps=(_off(S.DELETING), Do("clear", EnsureBootDevice(BootDevice.NONE), S.DELETING)),
-    ends=S.AVAILABLE,
-    fails_to=S.ERROR,
-    closing=(_off(S.DELETING),),
+
+def _wiping(first: str) -> tuple[Step, ...]:
+    return (
+        *_netboot(WIPE, S.CLEANING, S.CLEAN_WAIT, first),
+        Await("started", Signal.WIPE_STARTED, "start_s", S.CLEAN_WAIT),
+        Await("complete", Signal.WIPE_COMPLETE, "wipe_s", S.CLEAN_WAIT),
+        _off(S.CLEANING, "end"),
+    )
+
+
+_TAKEN = frozenset({S.ACTIVE, S.DEPLOY_FAILED, S.ERROR, S.RESCUE, S.RESCUE_FAILED, S.UNRESCUE_FAILED})
+
+_ROWS = (
+    Workflow(
+        Verb.MANAGE,
+        begins=frozenset({S.ENROLL, S.AVAILABLE, S.CLEAN_FAILED, S.INSPECT_FAILED}),
+        steps=(Do("check", CheckAccess(), S.VERIFYING, "access_s"),),
+        ends=S.MANAGEABLE,
+    ),
+    Workflow(Verb.PROVIDE, frozenset({S.MANAGEABLE}), (), ends=S.AVAILABLE),
+    Workflow(Verb.ADOPT, frozenset({S.MANAGEABLE}), (), ends=S.ACTIVE),
+    Workflow(
+        Verb.DEPLOY,
+        begins=frozenset({S.AVAILABLE, S.DEPLOY_FAILED}),
+        steps=_INSTALLING,
+        ends=S.ACTIVE,
+        closing=(_off(S.DEPLOYING),),
+        errand=INSTALL,
+    ),
+    Workflow(
+        Verb.REBUILD,
+        begins=frozenset({S.ACTIVE}),
+        steps=_INSTALLING,
+        ends=S.ACTIVE,
+        closing=(_off(S.DEPLOYING),),
+        errand=INSTALL,
+    ),
+    Workflow(Verb.RELEASE, _TAKEN, _RELEASING, ends=S.AVAILABLE, closing=(_off(S.DELETING),)),
+    Workflow(
+        Verb.INSPECT,
+        begins=frozenset({S.MANAGEABLE, S.INSPECT_FAILED}),
+        steps=(
+            *_netboot(INSPECTION, S.INSPECTING, S.INSPECT_WAIT),
+            Await("complete", Signal.INSPECT_COMPLETE, "inspect_s", S.INSPECT_WAIT),
+            _off(S.INSPECTING, "end"),
+        ),
+        ends=S.MANAGEABLE,
+        closing=(_off(S.INSPECTING),),
+        errand=INSPECTION,
+    ),
+    Workflow(
+        Verb.RESCUE,
+        begins=frozenset({S.ACTIVE, S.RESCUE_FAILED, S.UNRESCUE_FAILED}),
+        steps=(
+            *_netboot(RESCUE, S.RESCUING, S.RESCUE_WAIT),
+            Await("started", Signal.RESCUE_STARTED, "rescue_s", S.RESCUE_WAIT),
+        ),
+        ends=S.RESCUE,
+        closing=(_off(S.RESCUING),),
+        errand=RESCUE,
+    ),
+    Workflow(
+        Verb.UNRESCUE,
+        begins=frozenset({S.RESCUE, S.RESCUE_FAILED, S.UNRESCUE_FAILED}),
+        steps=(
+            _off(S.UNRESCUING),
+            Do("flip", None, S.UNRESCUING),
+            # not "on": this power-on sends nobody to netboot, so it opens no window
+            Do("boot", EnsurePower(PowerState.ON), S.UNRESCUING),
+            Do("proof", CheckLogin(), S.UNRESCUING, "first_boot_s", only_for=frozenset({Proof.SSH})),
+        ),
+        ends=S.ACTIVE,
+        closing=(_off(S.UNRESCUING),),
+    ),
+    Workflow(
+        Verb.PROVIDE,
+        begins=frozenset({S.MANAGEABLE, S.CLEAN_FAILED}),
+        steps=_wiping("off"),
+        ends=S.AVAILABLE,
+        closing=(_off(S.CLEANING),),
+        errand=WIPE,
+        wipe=True,
+    ),
+    Workflow(
+        Verb.RELEASE,
+        begins=_TAKEN,
+        steps=(*_RELEASING, *_wiping("still off")),
+        ends=S.AVAILABLE,
+        closing=(_off(S.DELETING), _off(S.CLEANING)),
+        errand=WIPE,
+        wipe=True,
+    ),
 )
 
-WORKFLOWS: Mapping[Verb, Workflow] = {w.verb: w for w in (MANAGE, PROVIDE, ADOPT, DEPLOY, REBUILD, RELEASE)}
+WORKFLOWS: Mapping[tuple[Verb, bool], Workflow] = {(flow.verb, flow.wipe): flow for flow in _ROWS}
+"""Every row, by its verb and whether wiping is asked."""
 METHODS: Mapping[Verb, frozenset[Method]] = {
     Verb.DEPLOY: frozenset({Method.INSTALLER, Method.IMAGE}),
     Verb.REBUILD: frozenset({Method.INSTALLER, Method.IMAGE}),
 }
-MOVING = frozenset(step.state for w in WORKFLOWS.values() for step in (*w.steps, *w.closing))
+MOVING = frozenset(step.state for flow in _ROWS for step in (*flow.steps, *flow.closing))
+FAILED = frozenset(FAILS_TO.values())
 
 
 def allowed_verbs(state: ProvisionState) -> tuple[str, ...]:
     """Return the verbs that may begin in this state, in the order an operator would try them."""
-    verbs = [str(w.verb) for w in WORKFLOWS.values() if state in w.begins]
+    verbs = list(dict.fromkeys(str(flow.verb) for flow in _ROWS if state in flow.begins))
     return tuple(verbs + (["abort"] if state in MOVING else []))

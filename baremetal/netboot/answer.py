@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from baremetal.lifecycle.model import BootTarget, ProvisionState, Server
-from baremetal.lifecycle.windows import boot_window_open, window_run
+from baremetal.lifecycle.windows import boot_window_open, errand, is_complete, window_run
 
 
 @dataclass(frozen=True, slots=True)
 class Install:
-    """Start the installer of this run."""
+    """Start what this run's machine is to boot: an installer, or the RAM system of a wipe, an inspection, a rescue."""
 
     run: int
     reason: str
@@ -60,12 +60,14 @@ def _closed(server: Server) -> str:
     assert run is not None
     if run.closing:
         return "it is being closed"
-    if run.method is None:
+    if errand(run) is None:
         return "it installs nothing"
     if window_run(server) is None:
         return "power-on is not intended yet"
     if run.go is not None:
         return "go was given, no second boot script is served"
+    if is_complete(run):
+        return "the machine has said that it is done"
     if server.maintenance:
         return "the server is in maintenance, nothing is installed"
     return f"the boot script was served {run.serves} times already ({run.limits.max_serves} at most)"

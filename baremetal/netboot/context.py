@@ -64,6 +64,7 @@ class Context:
     urls: Urls
     proof_key: str = ""
     first_boot: bool = True
+    inventory: Mapping[str, Any] = field(default_factory=dict)
     _made: dict[bool, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     def values(self, *, secret: bool = True) -> dict[str, Any]:
@@ -106,12 +107,22 @@ class Context:
             "urls": addresses,
             "proof_key": self.proof_key,
             "first_boot": self.first_boot,
+            "inventory": {**_UNSEEN, **self.inventory},
         }
         check_plain(values)
         return values
 
 
-RESERVED = frozenset(("server", "run", "vars", "profile", "urls", "proof_key", "first_boot", "kernel_line"))
+RESERVED = frozenset(
+    ("server", "run", "vars", "profile", "urls", "proof_key", "first_boot", "kernel_line", "inventory")
+)
+# The names are there before the first inspection too, so that a template can ask {% if inventory.known %}.
+_UNSEEN: Mapping[str, Any] = {
+    "known": False,
+    **dict.fromkeys(("cpus", "cpu", "arch", "memory_mib", "bmc_address", "vendor", "product")),
+    "disks": [],
+    "nics": [],
+}
 
 
 def merge_variables(*layers: Mapping[str, Any]) -> dict[str, Any]:

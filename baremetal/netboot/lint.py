@@ -16,7 +16,13 @@ from baremetal.netboot.context import Context, ServerFacts, Urls, merge_variable
 from baremetal.netboot.finding import Finding, Severity
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.render import render_answer, render_install_script, render_kernel_args
-from baremetal.netboot.rules import kernel_rules, kickstart_rules, preseed_rules, template_rules
+from baremetal.netboot.rules import (
+    kernel_rules,
+    kickstart_rules,
+    preseed_rules,
+    ramdisk_rules,
+    template_rules,
+)
 from baremetal.netboot.templates import Frozen, Templates, freeze
 
 DEFAULT_RELEASE: Final = 9
@@ -122,6 +128,8 @@ def _check(profile: Profile, texts: dict[str, str], release: int) -> Iterator[Fi
             if "--interpreter" not in script["options"]:
                 first_line = texts[main].count("\n", 0, script.start("body")) + 1
                 yield from check_shell(script["body"], main, first_line)
+    elif profile.family is Family.RAMDISK:
+        yield from ramdisk_rules(texts[main], main)
     else:
         scripts = {file: text for file, text in texts.items() if file != main}
         yield from check_preseed(texts[main], main)

@@ -20,16 +20,25 @@ _MEDIA = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*
 
 
 class Family(StrEnum):
-    """Which installer reads the answer file, and so how the kernel is told where it is."""
+    """Which installer reads the answer file, and so how the kernel is told where it is.
+
+    RAMDISK is none: a small system that fetches one shell script and runs it (`bm.script=URL` on its command line).
+    """
 
     KICKSTART = "kickstart"
     PRESEED = "preseed"
+    RAMDISK = "ramdisk"
 
 
 # The file an installer asks for first, and the further ones that the family's shipped templates fetch themselves.
-MAIN_FILE: Final[Mapping[Family, str]] = {Family.KICKSTART: "ks.cfg", Family.PRESEED: "preseed.cfg"}
+MAIN_FILE: Final[Mapping[Family, str]] = {
+    Family.KICKSTART: "ks.cfg",
+    Family.PRESEED: "preseed.cfg",
+    Family.RAMDISK: "run.sh",
+}
 MORE_FILES: Final[Mapping[Family, Mapping[str, str]]] = {
     Family.KICKSTART: {},
+    Family.RAMDISK: {},
     Family.PRESEED: {"early.sh": "preseed/early.sh.j2"},
 }
 

@@ -27,7 +27,12 @@ _WRITES = re.compile(
     r"^\s*(dd\b.*\bof=/dev/|wipefs\b|sgdisk\b|sfdisk\b|parted\b|fdisk\s+/dev|mkfs[. ]|mkswap\b|pvcreate\b|vgcreate\b"
     r"|lvcreate\b|blkdiscard\b|shred\b.*/dev/|mdadm\b.*--create|nvme\s+format|hdparm\b.*--security-erase)"
 )
-_ASKS = re.compile(r"^\s*bm_ask_go\b(?!\s*\()")
+_ASKS = re.compile(r"^\s*bm_ask_(go|wipe)\b(?!\s*\()")
+# In a RAM system a disk's name is always a variable.
+_WIPES = re.compile(
+    r"^\s*((if|while|until)\s+(!\s*)?)?(dd\b.*\bof=(\"?\$|/dev/)|blkdiscard\b|shred\b|wipefs\b)|"
+    + _WRITES.pattern
+)
 _HASH = re.compile(r"\$(1|2[aby]|5|6|y|7|gy)\$[./A-Za-z0-9$,=]{8,}")
 _PLAIN_PASSWORD = re.compile(
     r"^\s*(rootpw\s+(?!.*--lock\b)(?!.*--iscrypted\b).*\S|user\b.*--password=(?!.*--iscrypted\b)"
@@ -95,6 +100,18 @@ def preseed_rules(text: str, scripts: dict[str, str], file: str) -> Iterator[Fin
             yield _error(
                 name, before, "a disk is written before the call-back install-started has answered go"
             )
+
+
+def ramdisk_rules(text: str, file: str) -> Iterator[Finding]:
+    """Check the rendered script of a RAM system."""
+    lines = text.splitlines()
+    ends = ("wipe-complete", "inspect-complete", "rescue-started")
+    if not any(signal in text for signal in ends):
+        yield _error(file, None, f"never calls back with {' or '.join(ends)}: the run can only time out")
+    asks = next((number for number, line in enumerate(lines, 1) if _ASKS.match(line)), len(lines) + 1)
+    writes = next((number for number, line in enumerate(lines, 1) if _WIPES.match(line)), None)
+    if writes is not None and writes < asks:
+        yield _error(file, writes, "a disk is written before the call-back wipe-started has answered go")
 
 
 def kernel_rules(line: str, family: Family, release: int) -> Iterator[Finding]:

@@ -19,10 +19,10 @@ from baremetal.engine.engine import Engine
 from baremetal.engine.observations import Observations
 from baremetal.errors import BaremetalError, Invalid, Unavailable, Unknown
 from baremetal.failpoints import failpoints
-from baremetal.lifecycle.decide import Decision, Outcome, Reply
+from baremetal.lifecycle.decision import Decision, Outcome, Reply
 from baremetal.lifecycle.events import Fetched, Heard
 from baremetal.lifecycle.model import Fetch, Run, Signal
-from baremetal.lifecycle.windows import answer_window_open, tokens_live, window_run
+from baremetal.lifecycle.windows import answer_window_open, is_writing, tokens_live, window_run
 from baremetal.netboot.answer import BootAnswer, Install, choose_answer
 from baremetal.netboot.scripts import LocalBootMethod, local_boot_script, wait_script
 from baremetal.netboot.tokens import Purpose, mask_tokens
@@ -118,9 +118,7 @@ class Boot:
         answer = choose_answer(record.life if record is not None else None)
         if record is None:
             return Look(machine, None, answer, stranger=self._is_news(machine.mac))
-        return Look(
-            machine, record, answer, commits=isinstance(answer, Install) or _installing(record.life.run)
-        )
+        return Look(machine, record, answer, commits=isinstance(answer, Install) or _writing(record.life.run))
 
     def script(self, look: Look) -> str:
         """Give the script of a look that commits nothing, and note that it was asked for."""
@@ -307,6 +305,7 @@ class Boot:
             boot_id=news.boot_id,
             address=address,
             disk=news.disk,
+            disks=news.disk_names if signal is Signal.WIPE_STARTED else (),
             stage=news.stage,
             message=news.text,
         )
@@ -334,7 +333,7 @@ class Boot:
         """Say why this machine cannot be the one that the token was made for, if so (promises I19)."""
         if news.run and news.run != f"{record.id}/{number}":
             return f"the system that calls belongs to run {news.run[-40:]}"
-        if signal is not Signal.INSTALL_STARTED:
+        if signal not in _FIRST_WORDS:
             return None
         run = record.life.run
         if self._strict and run is not None and address not in self._sources(record, run):
@@ -357,9 +356,9 @@ class Boot:
     def _was_accepted(self, server_id: str, number: int, signal: Signal) -> bool:
         """Whether this is a repetition of a signal that was accepted within a day (promises I24).
 
-        Never for install-started: 200 there reads as go.
+        Never for the signals that ask for go: 200 there reads as go.
         """
-        if signal is Signal.INSTALL_STARTED:
+        if signal in _ASK_GO:
             return False
         run = self._store.run(server_id, number)
         at = run.accepted.get(str(signal)) if run is not None else None
@@ -435,17 +434,20 @@ def machine_mac(text: str) -> str:
         return ""
 
 
-_POINTS = {Signal.INSTALL_STARTED: "signal.started", Signal.INSTALL_COMPLETE: "signal.complete"}
+_ASK_GO = frozenset({Signal.INSTALL_STARTED, Signal.WIPE_STARTED})
+# The signals by which a machine is known: it must be the one that the run is for.
+_FIRST_WORDS = _ASK_GO | {Signal.INSPECT_COMPLETE, Signal.RESCUE_STARTED}
+_POINTS = {
+    Signal.INSTALL_STARTED: "signal.started",
+    Signal.WIPE_STARTED: "signal.started",
+    Signal.INSTALL_COMPLETE: "signal.complete",
+    Signal.WIPE_COMPLETE: "signal.complete",
+}
 
 
-def _installing(run: Run | None) -> bool:
-    """Whether a request for a boot script now means that the machine rebooted in the middle of its install."""
-    return (
-        run is not None
-        and run.go is not None
-        and not run.closing
-        and Signal.INSTALL_COMPLETE not in run.heard
-    )
+def _writing(run: Run | None) -> bool:
+    """Whether a request for a boot script now means that the machine rebooted while it wrote to its disks."""
+    return run is not None and is_writing(run)
 
 
 def _no_answer(why: str) -> str | None:

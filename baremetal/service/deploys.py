@@ -14,14 +14,19 @@ from typing import Any
 from baremetal.engine.engine import Begin, Engine
 from baremetal.errors import BaremetalError, Invalid, Refused
 from baremetal.failpoints import failpoints
-from baremetal.lifecycle.decide import Decision, Outcome, decide
+from baremetal.lifecycle.decide import decide
+from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Asked
 from baremetal.lifecycle.model import BootDevice, BootTarget, Disk, Method, ProvisionState, Verb
+from baremetal.lifecycle.windows import errand
 from baremetal.lifecycle.workflows import WORKFLOWS, Await, Do
 from baremetal.netboot.context import ServerFacts
+from baremetal.netboot.profile import Family
 from baremetal.netboot.selector import parse_selector
 from baremetal.service import views
 from baremetal.service.enrolment import quirk
+from baremetal.service.errands import Errands
+from baremetal.service.inventory import for_templates
 from baremetal.service.profiles import Offer, Profiles
 from baremetal.service.recipe import Kitchen, Recipe
 from baremetal.store.records import ServerRecord
@@ -69,6 +74,7 @@ class Deploys:
         self._engine = engine
         self._profiles = profiles
         self._kitchen = kitchen
+        self._errands = Errands(store, profiles, self._recipe)
         self._base = base
         self._now = now
 
@@ -118,14 +124,14 @@ class Deploys:
     def _prepare(self, record: ServerRecord, order: Order, by: str) -> _Ready:
         """Check an order against a server, cheapest first. Raises whatever stands in its way."""
         verb = Verb(order.verb)
-        if order.wipe:
-            raise Invalid(
-                "wiping is not offered yet", variable="wipe", fix="leave it out: the disk stays as it is"
-            )
         if verb not in _INSTALLS:
-            asked = Asked(verb, by=by, force=order.force)
+            asked = Asked(verb, by=by, force=order.force, wipe=order.wipe)
             self._check_state(record, asked)
-            return _Ready(record, asked, None)
+            if verb is Verb.ABORT:
+                return _Ready(record, asked, None)
+            return _Ready(record, *self._errands.prepare(record, asked, order.vars))
+        if order.wipe:
+            raise Invalid(f"{verb} wipes nothing", variable="wipe", fix="release with --wipe first")
         self._check_state(record, Asked(verb, by=by, force=order.force, method=Method.INSTALLER))
         offer, asked_vars = self._offer(record, order, verb)
         asked = _asked(record, order, verb, by, offer)
@@ -151,16 +157,26 @@ class Deploys:
     def _offer(self, record: ServerRecord, order: Order, verb: Verb) -> tuple[Offer, dict[str, Any]]:
         """Find the profile, and the deploy's own variables: a rebuild without a profile repeats what is deployed."""
         if order.profile:
-            return self._profiles.offer(order.profile), dict(order.vars)
+            return self._installable(order.profile), dict(order.vars)
         deployed = self._store.run(record.id, record.life.deployed) if record.life.deployed else None
         if verb is Verb.REBUILD and deployed is not None and deployed.profile:
-            return self._profiles.offer(deployed.profile), {**deployed.frozen.get("asked", {}), **order.vars}
+            return self._installable(deployed.profile), {**deployed.frozen.get("asked", {}), **order.vars}
         raise Invalid(
             f"{verb}: which profile?",
             variable="profile",
             server=record.life.name,
-            fix=f"name one of {', '.join(self._profiles.names())}",
+            fix=f"name one of {', '.join(self._profiles.installable())}",
         )
+
+    def _installable(self, name: str) -> Offer:
+        offer = self._profiles.offer(name)
+        if offer.profile.family is Family.RAMDISK:
+            raise Invalid(
+                f"profile {name} is a RAM system: it installs nothing",
+                variable="profile",
+                fix=f"name one of {', '.join(self._profiles.installable())}",
+            )
+        return offer
 
     def _recipe(self, record: ServerRecord, offer: Offer, asked: Mapping[str, Any]) -> Recipe:
         facts = record.facts
@@ -173,7 +189,9 @@ class Deploys:
         own: dict[str, Any] = dict(facts.vars)
         if facts.ip and "ip" not in own:
             own["ip"] = facts.ip
-        return self._profiles.recipe(offer, server_facts(record), own, asked)
+        seen = self._store.inventory(record.id)
+        found = for_templates(seen.found if seen is not None else None)
+        return self._profiles.recipe(offer, server_facts(record), own, asked, found)
 
     # -- saying beforehand --
 
@@ -221,7 +239,7 @@ class Deploys:
         """
         record = self._store.server(name)
         run = record.life.run
-        if profile is None and run is not None and run.method is not None:
+        if profile is None and run is not None and errand(run) is not None:
             known = self._store.run(record.id, run.number)
             assert known is not None
             recipe, number, of = self._kitchen.recipe(known), run.number, known.profile
@@ -241,15 +259,11 @@ class Deploys:
         for run in reversed(self._store.runs(record.id)):
             if run.disks:
                 known = [dict(disk) for disk in run.disks]
-                disks = [Disk(**disk) for disk in known]
+                seen = "by the inspection" if run.verb == Verb.INSPECT else f"by the {run.verb}"
                 try:
-                    chosen = parse_selector(selector).choose(disks).name
-                    return {
-                        "selector": selector,
-                        "known": known,
-                        "chosen": chosen,
-                        "note": f"seen in run {run.number}",
-                    }
+                    chosen = parse_selector(selector).choose(Disk(**disk) for disk in known).name
+                    note = f"seen {seen} in run {run.number}"
+                    return {"selector": selector, "known": known, "chosen": chosen, "note": note}
                 except Invalid as error:
                     return {"selector": selector, "known": known, "chosen": None, "note": str(error)}
         note = "the machine's disks are not known yet: its installer chooses by the selector, and asks before it writes"
@@ -300,7 +314,7 @@ def _raise_refusal(record: ServerRecord, decision: Decision) -> None:
 
 
 def _steps(asked: Asked) -> list[dict[str, Any]]:
-    flow = WORKFLOWS[asked.verb]
+    flow = WORKFLOWS[asked.verb, asked.wipe]
     steps = []
     for step in flow.steps:
         if step.only_for is not None and asked.proof not in step.only_for:

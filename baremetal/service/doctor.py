@@ -20,7 +20,7 @@ from typing import Any
 from baremetal.drivers.base import BmcCredentials, BmcUrl
 from baremetal.engine.engine import Engine
 from baremetal.errors import BaremetalError
-from baremetal.lifecycle.decide import current_step
+from baremetal.lifecycle.moves import current_step
 from baremetal.service.profiles import Profiles
 from baremetal.service.servers import find
 from baremetal.store.records import ServerRecord

@@ -10,26 +10,33 @@ from datetime import datetime
 from typing import Any
 
 from baremetal.errors import BaremetalError, Invalid, Unknown
-from baremetal.lifecycle.decide import current_step, owed
 from baremetal.lifecycle.model import Run, Server
+from baremetal.lifecycle.moves import current_step, owed
+from baremetal.lifecycle.windows import errand
 from baremetal.lifecycle.workflows import Await, Do
 from baremetal.netboot.answer import BootAnswer, Install, TargetBoot, choose_answer
 from baremetal.netboot.scripts import boot_script, local_boot_script
 from baremetal.netboot.variables import normal_mac
 from baremetal.service.boot import local_script
+from baremetal.service.errands import PROFILES
 from baremetal.service.recipe import Kitchen
 from baremetal.service.servers import find
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 
+_STAYS_ON = ("the BMC accepts power off and does not do it", "somebody else holds the server's power on")
+_STAYS_OFF = ("the BMC accepts power on and does not do it", "a fuse or power supply")
 _CAUSES = {
     "check": (
         "the BMC's address is wrong or its network is down: try `baremetal power status NAME`",
         "IPMI over LAN is switched off in the BMC's settings",
     ),
-    "off": ("the BMC accepts power off and does not do it", "somebody else holds the server's power on"),
+    "off": _STAYS_ON,
+    "still off": _STAYS_ON,
+    "end": _STAYS_ON,
     "pxe": ("the firmware wants another EFI bit: see `baremetal set --quirk efi=never`",),
-    "on": ("the BMC accepts power on and does not do it", "a fuse or power supply"),
+    "on": _STAYS_OFF,
+    "boot": _STAYS_OFF,
     "script": (
         "no DHCP answer on the boot NIC's segment, or one that names another boot server",
         "the server boots from another NIC: its first MAC here must be the one that netboots",
@@ -53,6 +60,20 @@ _CAUSES = {
     "proof": (
         "SSH is not reachable at the address that the system reported: set one with `baremetal set NAME --ip`",
         "a firewall on the installed system",
+    ),
+}
+
+
+# In a RAM system nothing asks a question, and there is no mirror.
+_RAM_CAUSES = {
+    "started": (
+        "kernel or initrd did not load: look for them on the timeline",
+        "the RAM system has no driver for the NIC, or no DHCP answer: look at its console",
+        "its script was not fetched: is the boot app's public URL reachable from there?",
+    ),
+    "complete": (
+        "look at the machine's console: a disk that is dying answers slowly",
+        "large disks take long to overwrite: raise wipe_s for the profile",
     ),
 }
 
@@ -126,7 +147,8 @@ class Explain:
         assert step is not None
         now = self._now()
         left = (run.deadline - now).total_seconds() if run.deadline is not None else None
-        causes = list(_CAUSES.get(step.name, ()))
+        ram = errand(run) in PROFILES
+        causes = list((_RAM_CAUSES.get(step.name) if ram else None) or _CAUSES.get(step.name, ()))
         if run.trouble:
             causes.insert(0, run.trouble)
         if life.maintenance:

@@ -10,12 +10,13 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from baremetal.errors import Invalid
 from baremetal.lifecycle.model import Disk, Signal
 from baremetal.netboot.variables import normal_mac
+from baremetal.service.inventory import read_inventory
 from baremetal.store.records import Facts
 from baremetal.telemetry import redact_text
 
@@ -47,6 +48,7 @@ class News:
     ssh_host_keys: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
     run: str = ""
+    inventory: Mapping[str, Any] | None = None
 
     @property
     def text(self) -> str:
@@ -54,12 +56,21 @@ class News:
         percent = f"{self.percent} %" if self.percent is not None else ""
         return " ".join(part for part in (percent, self.message) if part)
 
+    @property
+    def disk_names(self) -> tuple[str, ...]:
+        """The disks as a wipe names them: each by its name and, where it has one, its serial number."""
+        return tuple(f"{disk.name} {disk.serial}".strip() for disk in self.disks)
+
     def facts(self, signal: Signal) -> dict[str, Any]:
         """What goes to the run's record with this signal; empty fields never overwrite what is known."""
         match signal:
             case Signal.INSTALL_STARTED:
                 found: dict[str, Any] = {"boot_id": self.boot_id, "disk": self.disk, "disks": self.disks}
-            case Signal.INSTALL_COMPLETE:
+            case Signal.WIPE_STARTED:
+                found = {"boot_id": self.boot_id, "disks": self.disks}
+            case Signal.INSPECT_COMPLETE:
+                found = {"disks": self.disks, "inventory": self.inventory}
+            case Signal.INSTALL_COMPLETE | Signal.RESCUE_STARTED:
                 found = {"ssh_host_keys": self.ssh_host_keys, "addresses": self.addresses}
             case Signal.FIRST_BOOT:
                 # The host keys were pinned when the installer reported them; a later word does not change them.
@@ -67,21 +78,19 @@ class News:
             case _:
                 found = {}
         if "disks" in found:
-            found["disks"] = [
-                {"name": d.name, "serial": d.serial, "wwn": d.wwn, "size": d.size, "rotational": d.rotational}
-                for d in self.disks
-            ]
+            found["disks"] = [asdict(disk) for disk in self.disks]
         return {name: value for name, value in found.items() if value}
 
 
 def read_news(fields: Mapping[str, Any]) -> News:
     """Check the fields of a call-back; lists may come as JSON text in one field. Raises Invalid."""
+    disks = tuple(_disk(item) for item in _list(fields, "disks"))
     return News(
         boot_id=_word(fields, "boot_id", _BOOT_ID),
         macs=tuple(mac for item in _list(fields, "macs") if (mac := _mac(item))),
         uuid=_line(fields, "uuid", 64).lower(),
         serial=_line(fields, "serial", 128),
-        disks=tuple(_disk(item) for item in _list(fields, "disks")),
+        disks=disks,
         disk=_word(fields, "disk", _DISK),
         stage=_line(fields, "stage", 64),
         percent=_percent(fields.get("percent")),
@@ -90,6 +99,7 @@ def read_news(fields: Mapping[str, Any]) -> News:
         ssh_host_keys=tuple(_key(item) for item in _list(fields, "ssh_host_keys")),
         addresses=tuple(address for item in _list(fields, "addresses") if (address := _address(item))),
         run=_line(fields, "run", 128),
+        inventory=_inventory(fields, disks),
     )
 
 
@@ -170,6 +180,15 @@ def _check_depth(value: Any, depth: int) -> None:
     elif isinstance(value, list):
         for item in value:
             _check_depth(item, depth + 1)
+
+
+def _inventory(fields: Mapping[str, Any], disks: tuple[Disk, ...]) -> Mapping[str, Any] | None:
+    value = fields.get("inventory")
+    if value is None or value == "":
+        return None
+    return read_inventory(
+        read_json(value) if isinstance(value, str) else value, [asdict(disk) for disk in disks]
+    )
 
 
 def _mac(item: Any) -> str:

@@ -20,7 +20,7 @@ from baremetal.lifecycle.model import BootTarget, Budgets, Limits, Method, Proof
 from baremetal.netboot.context import ServerFacts, merge_variables
 from baremetal.netboot.finding import Finding, Severity
 from baremetal.netboot.lint import SAMPLE_SERVER, check_renders, lint_profile
-from baremetal.netboot.profile import Profile
+from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.templates import Templates, freeze
 from baremetal.service.recipe import Kitchen, Recipe, Shelf
 
@@ -88,6 +88,10 @@ class Profiles:
     def names(self) -> list[str]:
         return sorted(self._offers)
 
+    def installable(self) -> list[str]:
+        """Return the names of what can be deployed: all but the RAM systems that other verbs boot."""
+        return [name for name in self.names() if self._offers[name].profile.family is not Family.RAMDISK]
+
     def briefs(self) -> list[dict[str, Any]]:
         return [self._brief(self._offers[name]) for name in self.names()]
 
@@ -123,7 +127,12 @@ class Profiles:
         return {"name": offer.name, "ok": not problems, "problems": problems, "warnings": warnings}
 
     def recipe(
-        self, offer: Offer, server: ServerFacts, of_server: Mapping[str, Any], asked: Mapping[str, Any]
+        self,
+        offer: Offer,
+        server: ServerFacts,
+        of_server: Mapping[str, Any],
+        asked: Mapping[str, Any],
+        inventory: Mapping[str, Any] | None = None,
     ) -> Recipe:
         """Freeze a profile for one server: variables merged (defaults, profile, server, deploy). Raises Invalid."""
         return Recipe(
@@ -134,6 +143,7 @@ class Profiles:
             templates=freeze(offer.profile, self._templates),
             asked=dict(asked),
             first_boot=offer.proof is not Proof.NONE,
+            inventory=dict(inventory or {}),
         )
 
     def check(self, recipe: Recipe, run: int) -> list[BaremetalError]:

@@ -35,6 +35,7 @@ class Recipe:
     templates: Frozen
     asked: Mapping[str, Any] = field(default_factory=dict)
     first_boot: bool = True
+    inventory: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For the run's record, as JSON."""
@@ -46,6 +47,7 @@ class Recipe:
             "templates": self.templates.as_dict() | {"digest": self.templates.digest},
             "asked": dict(self.asked),
             "first_boot": self.first_boot,
+            "inventory": dict(self.inventory),
         }
 
     @classmethod
@@ -64,6 +66,7 @@ class Recipe:
             templates=Frozen(dict(texts["files"]), dict(texts["texts"]), texts["digest"]),
             asked=frozen["asked"],
             first_boot=frozen["first_boot"],
+            inventory=frozen.get("inventory", {}),
         )
 
     def context(self, run: int, base: str, proof_key: str, fetch: str, callback: str) -> Context:
@@ -78,6 +81,7 @@ class Recipe:
             urls=Urls.of(base, media, fetch, callback),
             proof_key=proof_key,
             first_boot=self.first_boot,
+            inventory=self.inventory,
         )
 
 

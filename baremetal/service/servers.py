@@ -15,7 +15,7 @@ from baremetal.drivers.base import BmcCredentials, BmcUrl
 from baremetal.engine.engine import Begin, Engine
 from baremetal.errors import BaremetalError, Conflict, Invalid, Refused, Unknown
 from baremetal.failpoints import failpoints
-from baremetal.lifecycle.decide import Outcome
+from baremetal.lifecycle.decision import Outcome
 from baremetal.lifecycle.events import Asked, MaintenanceChanged
 from baremetal.lifecycle.model import ProvisionState, Server, Verb
 from baremetal.netboot.variables import normal_mac
@@ -29,6 +29,15 @@ __all__ = ["Enrolment", "ServerChange", "Servers"]
 
 log = telemetry.logger(__name__)
 
+# The states in which a machine has a system that somebody uses, or is repairing.
+_CARRIES = frozenset(
+    {
+        ProvisionState.ACTIVE,
+        ProvisionState.RESCUE,
+        ProvisionState.RESCUE_FAILED,
+        ProvisionState.UNRESCUE_FAILED,
+    }
+)
 THEN = "then"  # the key in a manage run's frozen record: the verb that follows its success
 
 
@@ -118,7 +127,10 @@ class Servers:
     def ssh(self, name: str) -> dict[str, Any]:
         """Say where the deployed system answers by SSH and which host keys it reported. Raises Refused."""
         record = self._store.server(name)
-        run = self._store.run(record.id, record.life.deployed) if record.life.deployed else None
+        # in rescue it is the RAM system that answers, with the keys that it made when it started
+        rescued = record.life.state is ProvisionState.RESCUE
+        number = record.life.runs if rescued else record.life.deployed
+        run = self._store.run(record.id, number) if number else None
         if run is None:
             raise Refused(
                 f"{record.life.name}: nothing that was deployed here runs on it",
@@ -190,12 +202,13 @@ class Servers:
     def forget(self, name: str, by: str, *, force: bool = False) -> None:
         """Stop caring for a server, never needing its BMC; what runs on it stays.
 
-        Without force raises Refused while something is under way or runs on it, and Conflict where that began just now.
+        Without force raises Refused while something is under way or a system is on it, and Conflict where that began
+        just now.
         """
         record = self._store.server(name)
         life = record.life
-        if not force and (life.run is not None or life.state is ProvisionState.ACTIVE):
-            why = f"run {life.run.number} is under way" if life.run is not None else "a system runs on it"
+        if not force and (life.run is not None or life.state in _CARRIES):
+            why = f"run {life.run.number} is under way" if life.run is not None else "a system is on it"
             raise Refused(
                 f"forget: {life.name} is {life.state}, {why}",
                 allowed=tuple(views.allowed(record)),
@@ -213,7 +226,7 @@ class Servers:
         return BmcCredentials(user, password)
 
     def _view(self, ref: str) -> dict[str, Any]:
-        return views.view(self._store, self._store.server(ref))
+        return views.whole(self._store, self._store.server(ref))
 
 
 def find(store: Store, ref: str) -> ServerRecord:

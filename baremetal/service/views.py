@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from baremetal.drivers.base import BmcUrl
-from baremetal.lifecycle.decide import current_step
-from baremetal.lifecycle.model import Run
+from baremetal.lifecycle.model import ProvisionState, Run
+from baremetal.lifecycle.moves import current_step
 from baremetal.lifecycle.workflows import allowed_verbs
 from baremetal.store.records import HistoryEntry, ServerRecord
 from baremetal.store.store import Store
@@ -46,6 +46,21 @@ def view(store: Store, record: ServerRecord) -> dict[str, Any]:
         "tags": dict(facts.tags),
         "quirks": list(facts.quirks),
         "created_at": record.created_at,
+    }
+
+
+def whole(store: Store, record: ServerRecord) -> dict[str, Any]:
+    """Describe one server with what is known of its parts, and where its rescue system answers while it runs."""
+    found = store.inventory(record.id)
+    rescued = record.life.state is ProvisionState.RESCUE
+    system = store.run(record.id, record.life.runs) if rescued else None
+    return view(store, record) | {
+        "inventory": {**found.found, "at": found.at, "run": found.run} if found is not None else None,
+        "rescue": (
+            {"addresses": list(system.addresses), "ssh_host_keys": list(system.ssh_host_keys)}
+            if system is not None
+            else None
+        ),
     }
 
 
@@ -88,7 +103,9 @@ def _run(record: ServerRecord, run: Run, profile: str | None) -> dict[str, Any]:
         "last_sign": run.last_sign,
         "trouble": run.closing or run.trouble,
         "started_at": run.started,
-        "go": {"disk": go.disk, "at": go.at, "address": go.address} if go is not None else None,
+        "go": {"disk": go.disk, "disks": list(go.disks), "at": go.at, "address": go.address}
+        if go is not None
+        else None,
     }
 
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One line of the disk's own log. `run` is `<server id>/<run number>`; `what` is partitioning or installed."""
+    """One line of the disk's own log. `run` is `<server id>/<run number>`.
+
+    `what`: partitioning, installed, wiping, wiped.
+    """
 
     at: float
     what: str
@@ -33,6 +36,13 @@ class SimulatedDisk:
     def install(self, at: float, run: str, boot_id: str, callback: str) -> None:
         self.system, self.callback = run, callback
         self.log.append(Write(at, "installed", run, boot_id))
+
+    def wipe(self, at: float, run: str, boot_id: str) -> None:
+        self.system = self.callback = ""
+        self.log.append(Write(at, "wiping", run, boot_id))
+
+    def finish_wipe(self, at: float, run: str, boot_id: str) -> None:
+        self.log.append(Write(at, "wiped", run, boot_id))
 
     def report(self) -> dict[str, object]:
         """Describe the disk the way an installer's pre stage does."""

@@ -1,5 +1,7 @@
 """A simulated server behind a BMC: firmware that netboots or boots its disk, an installer, an installed system.
 
+What it does in a RAM system (wipe, inspect, rescue) is in `errands.py`.
+
 It believes what real ones believe: the boot script and the answer file it is served, word for word (the same rendered
 text that goes to hardware), and the replies to its call-backs. It knows nothing of runs or states. What it did to its
 disk stands in the disk's own log.
@@ -17,6 +19,7 @@ from baremetal.lifecycle.model import BootDevice
 from baremetal.sim.chassis import OWN_ORDER, BootOrder
 from baremetal.sim.clock import VirtualClock
 from baremetal.sim.disk import SimulatedDisk
+from baremetal.sim.errands import carry_out, errand_of
 from baremetal.sim.network import Network, NoAnswer, Reply
 
 Life = Generator[float, None, None]
@@ -61,6 +64,7 @@ class Timing:
     kernel_s: float = 4.0
     install_s: float = 60.0
     boot_s: float = 15.0
+    wipe_s: float = 120.0
     slow_s: float = 20_000.0
     late_s: float = 4_000.0
 
@@ -86,6 +90,8 @@ class SimulatedMachine:
         self.firmware: Callable[[], BootOrder] = lambda: OWN_ORDER
         self.disk = SimulatedDisk()
         self.fired: Counter[str] = Counter()
+        self.errands: list[tuple[str, str]] = []
+        """What it did in a RAM system that touched no disk, and for which run."""
         self.running = ""
         """The run whose system is up, or "" while none is."""
         self.ssh_up = False
@@ -96,7 +102,7 @@ class SimulatedMachine:
         self._network = network
         self._boot_url = boot_url.rstrip("/")
         self._rng = rng
-        self._timing = timing or Timing()
+        self.timing = timing or Timing()
         self._on = False
         self._lives = 0
 
@@ -138,7 +144,8 @@ class SimulatedMachine:
         if pause is not None:
             self._clock.later(pause, lambda: self._go_on(life, number))
 
-    def _chance(self, knob: str) -> bool:
+    def chance(self, knob: str) -> bool:
+        """Draw whether a knob has its effect now."""
         odds: float = getattr(self.knobs, knob)
         if odds and self._rng.random() < odds:
             self.fired[knob] += 1
@@ -148,8 +155,8 @@ class SimulatedMachine:
     # -- firmware --
 
     def _boot(self, order: BootOrder) -> Life:
-        late = self._timing.late_s if self._chance("late_post") else 0.0
-        yield self._timing.post_s * self._rng.uniform(0.8, 1.2) + late
+        late = self.timing.late_s if self.chance("late_post") else 0.0
+        yield self.timing.post_s * self._rng.uniform(0.8, 1.2) + late
         own = BootDevice.PXE if self.pxe_first else BootDevice.DISK
         device = own if order.device in (BootDevice.NONE, BootDevice.BIOS, BootDevice.CDROM) else order.device
         if device is BootDevice.PXE or not self.disk.system:
@@ -164,13 +171,13 @@ class SimulatedMachine:
             return
         self.stage = "nothing to boot"
 
-    def _restart(self) -> Life:
+    def restart(self) -> Life:
         """What a reboot from inside does: the same machine, its firmware once more."""
         self.running, self.ssh_up, self.stage = "", False, "post"
         yield from self._boot(self.firmware())
 
     def _fetch_script(self) -> Generator[float, None, str]:
-        mac = "02:00:00:ff:ff:ff" if self._chance("wrong_nic") else self.macs[0]
+        mac = "02:00:00:ff:ff:ff" if self.chance("wrong_nic") else self.macs[0]
         for _ in range(10):
             reply = yield from self._ask(f"{self._boot_url}/ipxe?mac={mac}")
             if reply is not None and reply.status == 200 and not _is_wait(reply.body):
@@ -189,8 +196,8 @@ class SimulatedMachine:
 
     def _installer(self, answer_url: str) -> Life:
         self.stage = "installer"
-        yield self._timing.kernel_s
-        if self._chance("panic"):
+        yield self.timing.kernel_s
+        if self.chance("panic"):
             self.stage = "panic"
             return
         answer = ""
@@ -207,48 +214,56 @@ class SimulatedMachine:
         if callback is None or run is None:
             self.stage = "installer stopped: no call-back in its answer file"
             return
-        yield from self._with_answer(callback.group(), run.group())
+        if errand := errand_of(answer):
+            yield from carry_out(self, errand, callback.group(), run.group())
+        else:
+            yield from self._with_answer(callback.group(), run.group())
 
     def _with_answer(self, callback: str, run: str) -> Life:
-        boot_id = f"{self._rng.getrandbits(64):016x}"
-        hello: dict[str, object] = {
-            "boot_id": boot_id,
-            "macs": list(self.macs),
-            "disks": [self.disk.report()],
-            "disk": self.disk.name,
-        }
-        if not (yield from self._ask_go(callback, hello)):
+        hello = {**self.introduce(), "disk": self.disk.name}
+        boot_id = str(hello["boot_id"])
+        if not (yield from self.ask_go(f"{callback}/install-started", hello)):
             self.power_off()
             return
         self.disk.partition(self._clock.monotonic(), run, boot_id)
         self.stage = "installing"
-        if self._chance("hang"):
+        if self.chance("hang"):
             self.stage = "installer hangs"
             return
-        yield self._timing.install_s / 2
-        if self._chance("self_reboot"):
-            yield from self._restart()
+        yield self.timing.install_s / 2
+        if self.chance("self_reboot"):
+            yield from self.restart()
             return
-        if self._chance("fails"):
-            yield from self._tell(
+        if self.chance("fails"):
+            yield from self.tell(
                 callback, "install-failed", {"stage": "packages", "message": "no space left"}
             )
             self.stage = "installer stopped: failed"
             return
-        yield from self._tell(callback, "progress", {"stage": "packages", "percent": 50}, tries=1)
-        slow = self._chance("slow_installer")
-        yield self._timing.slow_s if slow else self._timing.install_s / 2
-        silent = self._chance("silent")
+        yield from self.tell(callback, "progress", {"stage": "packages", "percent": 50}, tries=1)
+        slow = self.chance("slow_installer")
+        yield self.timing.slow_s if slow else self.timing.install_s / 2
+        silent = self.chance("silent")
         self.disk.install(self._clock.monotonic(), run, boot_id, "" if silent else callback)
         if not silent:
-            yield from self._tell(
+            yield from self.tell(
                 callback, "install-complete", {"boot_id": boot_id, "ssh_host_keys": [self.key_of(run)]}
             )
-        yield from self._restart()
+        yield from self.restart()
 
-    def _ask_go(self, callback: str, hello: dict[str, object]) -> Generator[float, None, bool]:
+    def at(self) -> float:
+        """Return the time for a line of the disk's log."""
+        return self._clock.monotonic()
+
+    def introduce(self) -> dict[str, object]:
+        """Say who this machine is, as the first call-back of a boot does."""
+        boot_id = f"{self._rng.getrandbits(64):016x}"
+        return {"boot_id": boot_id, "macs": list(self.macs), "disks": [self.disk.report()]}
+
+    def ask_go(self, url: str, hello: dict[str, object]) -> Generator[float, None, bool]:
+        """Ask for go until there is an answer, within a bound; false for no."""
         for _ in range(60):
-            reply = yield from self._ask(f"{callback}/install-started", hello)
+            reply = yield from self._ask(url, hello)
             if reply is not None and reply.status == 200:
                 return True
             if reply is not None and reply.status in (404, 409):
@@ -256,7 +271,8 @@ class SimulatedMachine:
             yield 10.0
         return False
 
-    def _tell(self, callback: str, signal: str, fields: dict[str, object], tries: int = 30) -> Life:
+    def tell(self, callback: str, signal: str, fields: dict[str, object], tries: int = 30) -> Life:
+        """Call back until there is a final answer, within a bound."""
         for _ in range(tries):
             reply = yield from self._ask(f"{callback}/{signal}", fields)
             if reply is not None and reply.status in (200, 404, 409):
@@ -267,13 +283,13 @@ class SimulatedMachine:
 
     def _system(self) -> Life:
         self.stage = "booting its disk"
-        yield self._timing.boot_s
+        yield self.timing.boot_s
         self.running = self.disk.system
         self.stage = "up"
-        self.ssh_up = not self._chance("no_ssh")
+        self.ssh_up = not self.chance("no_ssh")
         if self.disk.callback:
             callback, self.disk.callback = self.disk.callback, ""
-            yield from self._tell(callback, "first-boot", {"boot_id": f"{self._rng.getrandbits(64):016x}"})
+            yield from self.tell(callback, "first-boot", {"boot_id": f"{self._rng.getrandbits(64):016x}"})
 
     def login(self) -> str:
         """Answer an SSH login with what the forced command prints. Raises NoAnswer while no sshd is up."""

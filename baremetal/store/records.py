@@ -97,6 +97,15 @@ class RunRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class InventoryRecord:
+    """What an inspection found, in which run, when."""
+
+    run: int
+    at: datetime
+    found: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryEntry:
     """One line of the history.
 

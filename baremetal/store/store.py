@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from baremetal.store.access import Access
 from baremetal.store.database import Database
 from baremetal.store.history import History
+from baremetal.store.inventories import Inventories
 from baremetal.store.migrate import migrate
 from baremetal.store.runs import Runs
 from baremetal.store.secrets import Secrets
@@ -20,7 +21,7 @@ from baremetal.store.sightings import Sightings
 from baremetal.store.transitions import Transitions
 
 
-class Store(Servers, Transitions, Runs, History, Sightings, Access):
+class Store(Servers, Transitions, Runs, Inventories, History, Sightings, Access):
     """One database, for all threads of the process."""
 
     @classmethod

@@ -149,6 +149,17 @@ class LogRow(_Row, table=True):
     content: bytes = Field(sa_type=LargeBinary)
 
 
+class InventoryRow(_Row, table=True):
+    """`found` is what the newest inspection reported, as JSON."""
+
+    __tablename__ = "inventories"
+
+    server_id: str = Field(sa_column=_of_server(primary_key=True))
+    run: int
+    at: int = Field(sa_type=BigInteger)
+    found: str
+
+
 class UnknownRow(_Row, table=True):
     __tablename__ = "unknowns"
 
@@ -197,6 +208,7 @@ CREDENTIALS = _table(CredentialsRow)
 RUNS = _table(RunRow)
 HISTORY = _table(HistoryRow)
 LOGS = _table(LogRow)
+INVENTORIES = _table(InventoryRow)
 UNKNOWNS = _table(UnknownRow)
 TOKENS = _table(TokenRow)
 BMC_MEMOS = _table(BmcMemoRow)

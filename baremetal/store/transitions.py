@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, bindparam, case, func, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, case, func, or_, select, update
 
-from baremetal.lifecycle.decide import Decision, Outcome
+from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Event
 from baremetal.lifecycle.model import Server
 from baremetal.store.codec import encode_event, encode_life
-from baremetal.store.database import Prepared
+from baremetal.store.database import Database, Prepared
 from baremetal.store.history import append
+from baremetal.store.inventories import keep_inventory
 from baremetal.store.part import Part
 from baremetal.store.records import HistoryEntry, RunRecord
 from baremetal.store.runs import add_run, end_run, learn
@@ -78,7 +79,8 @@ class Transitions(Part):
 
         None means that the guard is lost: since `before` was read somebody else moved the server, and nothing was
         written. A refusal or a no-op writes its history row only, under the same guard. `facts` are fields of the
-        run's record (`boot_id disk disks ssh_host_keys addresses accepted`). Raises Unavailable.
+        run's record (`boot_id disk disks ssh_host_keys addresses accepted`), and the server's `inventory`. Raises
+        Unavailable.
         """
         after = decision.server
         changed = decision.outcome is Outcome.CHANGED
@@ -103,7 +105,7 @@ class Transitions(Part):
                     add_run(connection, begin)
                 run = before.run or after.run
                 if run is not None and facts:
-                    learn(connection, server_id, run.number, facts)
+                    _learn(self._db, connection, server_id, run.number, at, facts)
                 if before.run is not None and after.run is None:
                     end_run(connection, server_id, before.run.number, at, str(after.state), after.last_error)
             elif _STILL.run(connection, guard).fetchone() is None:
@@ -152,6 +154,21 @@ class Transitions(Part):
         with self._db.read() as connection:
             (at,) = _NEXT.run(connection, {}).fetchone()
         return None if at is None else moment(at)
+
+
+def _learn(
+    database: Database,
+    connection: Connection,
+    server_id: str,
+    run: int,
+    at: datetime,
+    facts: Mapping[str, Any],
+) -> None:
+    of_run = {name: value for name, value in facts.items() if name != "inventory"}
+    if of_run:
+        learn(connection, server_id, run, of_run)
+    if "inventory" in facts:
+        keep_inventory(database, connection, server_id, run, at, facts["inventory"])
 
 
 def _due_at(decision: Decision) -> int | None:

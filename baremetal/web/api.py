@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 
 from baremetal import telemetry
 from baremetal.errors import Invalid
+from baremetal.lifecycle.model import Verb
 from baremetal.service import roster
 from baremetal.service.deploys import Deploys, Order
 from baremetal.service.doctor import Doctor
@@ -156,20 +157,24 @@ def _add_verbs(app: FastAPI, services: Services) -> None:
             return deploys.ask(name, _order(verb, body), who(request).name)
 
         # A rebuild without a body, or with null, repeats what is deployed; a deploy's names its profile.
-        bodies = {"deploy": shapes.Deployment, "rebuild": shapes.Deployment | None}
+        bodies = {
+            "deploy": shapes.Deployment,
+            "rebuild": shapes.Deployment | None,
+            "rescue": shapes.Rescue | None,
+        }
         ask.__annotations__ |= {"body": bodies.get(verb, shapes.Plain | None), "request": Request}
         ask.__doc__ = f"Ask for {verb}: 202 and the run that began, or 409 with the verbs that are allowed."
         path = f"/v1/servers/{{name}}/{verb}"
         app.post(path, status_code=202, response_model=shapes.Accepted, name=verb)(allows(Role.OPERATOR)(ask))
 
-    for verb in ("manage", "provide", "adopt", "deploy", "rebuild", "release", "abort"):
-        offer(verb)
+    for verb in Verb:
+        offer(str(verb))
 
     @app.post("/v1/bulk/{verb}", status_code=202, response_model=shapes.Outcomes)
     @allows(Role.OPERATOR)
     def bulk(verb: str, body: shapes.Many, request: Request) -> dict[str, Any]:
         """Ask one verb of several servers. Everything is checked first: one bad name starts nothing."""
-        if verb not in ("manage", "provide", "adopt", "deploy", "rebuild", "release", "abort"):
+        if verb not in tuple(Verb):
             raise Invalid(f"no verb {verb!r}")
         order = _order(verb, body)
         return {"servers": deploys.ask_many(body.names, body.tags, order, who(request).name)}
@@ -360,7 +365,7 @@ def _add_tokens(app: FastAPI, services: Services) -> None:
         return Response(status_code=204)
 
 
-def _order(verb: str, body: shapes.Deployment | shapes.Plain | None) -> Order:
+def _order(verb: str, body: shapes.Deployment | shapes.Plain | shapes.Rescue | None) -> Order:
     given = body.model_dump(exclude={"names", "tags"}) if body is not None else {}
     return Order(verb=verb, **given)
 

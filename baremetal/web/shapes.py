@@ -79,10 +79,17 @@ class Deployment(Asking):
 
 
 class Plain(Asking):
-    """The body of the verbs that need nothing."""
+    """The body of the verbs that need nothing. `wipe`: provide and release also overwrite the disks."""
 
     force: bool = False
     wipe: bool = False
+
+
+class Rescue(Asking):
+    """`vars` are for this rescue alone, as in ssh_authorized_keys."""
+
+    vars: Words = {}
+    force: bool = False
 
 
 class Maintenance(Asking):
@@ -125,7 +132,10 @@ class BmcPlace(BaseModel):
 
 
 class GoShape(BaseModel):
+    """An install names one `disk`, a wipe all of its `disks`."""
+
     disk: str
+    disks: list[str] = []
     at: datetime
     address: str
 
@@ -174,6 +184,8 @@ class ServerShape(BaseModel):
     tags: dict[str, str]
     quirks: list[str]
     created_at: datetime | None
+    inventory: dict[str, Any] | None = None
+    rescue: dict[str, Any] | None = None
 
 
 class Servers(BaseModel):

@@ -176,7 +176,7 @@ bm_list_disks() { # BM_DISKS: JSON of all; BM_SEEN: the same for people; BM_FITT
     for bm_dir in "$BM_SYS"/block/*; do
         bm_name=${bm_dir##*/}
         case $bm_name in
-            '*' | loop* | ram* | zram* | sr* | fd* | dm-* | md* | nbd* | mtdblock* | mmcblk*boot* | mmcblk*rpmb) continue ;;
+            '*' | loop* | ram* | zram* | sr* | fd* | dm-* | md* | nbd* | mtdblock* | mmcblk*boot* | mmcblk*rpmb | nvme*c*n*) continue ;;
         esac
         bm_read "$bm_dir/removable"
         [ "$bm_value" != 1 ] || continue

@@ -15,7 +15,7 @@ from baremetal.cli.simulated import SimulatedServer
 from baremetal.sim.machine import Timing
 from tests.integration.conftest import Service
 
-QUICK = Timing(post_s=0.3, kernel_s=0.2, install_s=0.6, boot_s=0.3)
+QUICK = Timing(post_s=0.3, kernel_s=0.2, install_s=0.6, boot_s=0.3, wipe_s=0.6)
 PASSWORD = "correct horse"
 
 Run = Callable[..., tuple[int, str, str]]
@@ -117,6 +117,39 @@ def test_the_whole_life_of_a_server(bml: Run, enrolled: SimulatedServer) -> None
     code, out, _ = bml("forget", "r1")
     assert (code, out) == (0, "r1: forgotten\n")
     assert bml("show", "r1")[0] == 3
+
+
+def test_inspected_wiped_rescued_and_back(
+    bml: Run, enrolled: SimulatedServer, service: Service, tmp_path: Path
+) -> None:
+    media = service.folder / "data" / "media" / "ramdisk"
+    media.mkdir(exist_ok=True)
+    for name in ("vmlinuz", "initrd.img"):
+        (media / name).write_bytes(b"a RAM system")
+    code, _, err = bml("inspect", "r1")
+    assert (code, "manage" in err) == (4, True)
+    assert bml("manage", "r1")[0] == 0
+    code, out, _ = bml("inspect", "r1")
+    assert code == 0
+    assert "inspect complete" in out
+    assert "4 CPUs · 8.0 GiB" in bml("show", "r1")[1]
+    code, out, _ = bml("provide", "r1", "--wipe")
+    assert code == 0
+    assert "to wipe vda SIM0001" in out
+    assert [write.what for write in enrolled.machine.disk.log] == ["wiping", "wiped"]
+    assert bml("deploy", "r1", "--profile", "test")[0] == 0
+    key = tmp_path / "id_ed25519.pub"
+    key.write_text("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE1hZGVVcEtleUZvclRlc3RzT25seTAwMDAwMDAwMDA me\n")
+    code, _, err = bml("rescue", "r1")
+    assert (code, "nobody could log in" in err) == (2, True)
+    code, out, _ = bml("rescue", "r1", "--ssh-key", str(key))
+    assert (code, "rescue started" in out) == (0, True)
+    assert "log in as root at 10.0.0.5" in bml("show", "r1")[1]
+    assert bml("unrescue", "r1")[0] == 0
+    code, out, _ = bml("release", "r1", "--wipe")
+    assert (code, "available" in out) == (0, True)
+    assert [write.what for write in enrolled.machine.disk.log][-2:] == ["wiping", "wiped"]
+    assert enrolled.machine.disk.system == ""
 
 
 def test_a_deploy_that_is_not_waited_for_can_be_aborted(bml: Run, enrolled: SimulatedServer) -> None:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from baremetal.lifecycle.actions import EnsureBootDevice, EnsurePower
 from baremetal.lifecycle.amend import amend
-from baremetal.lifecycle.decide import Decision, Outcome, current_step, owed
-from baremetal.lifecycle.events import Did, Event, Heard, Intended
+from baremetal.lifecycle.decision import Decision, Outcome
+from baremetal.lifecycle.events import Asked, Did, Event, Heard, Intended
 from baremetal.lifecycle.model import BootDevice, PowerState, Proof, ProvisionState, Server, Signal, Verb
+from baremetal.lifecycle.moves import current_step, owed
 from baremetal.lifecycle.table import edges, position
-from baremetal.lifecycle.windows import answer_window_open
-from baremetal.lifecycle.workflows import MOVING, allowed_verbs
+from baremetal.lifecycle.windows import answer_window_open, is_complete
+from baremetal.lifecycle.workflows import FAILED, MOVING, allowed_verbs
 from baremetal.store.history import fold
 
 if TYPE_CHECKING:
@@ -43,12 +44,18 @@ class Watch:
         self._intended: Intended | None = None
         self._flipped = 0
         self._scripts: Counter[tuple[int, int]] = Counter()
+        self._wipes: dict[int, bool] = {}
         self.logged_in = ""
         """What the last successful login printed."""
         self.edges: Counter[str] = Counter()
         self.initial = world.real_store.server(world.id).life
         self.life = self.initial
         """The server as the commits have left it; compared with what is stored when the life is over."""
+
+    def asked(self, event: Asked) -> None:
+        """The operator asks: whether for a wipe is known from here, not from what the program made of it."""
+        if event.verb is not Verb.ABORT:
+            self._wipes[self.life.runs + 1] = event.wipe
 
     def reserved(self, fence: int) -> None:
         check(fence > self.life.fence, "I11", "a reservation did not raise the fence")
@@ -82,13 +89,13 @@ class Watch:
             check(given, "I17", "go in maintenance")
         if after.state in MOVING and not after.maintenance:
             check(after.run is not None and after.run.deadline is not None, "I9", "moving without a deadline")
-        if after.state in (ProvisionState.ERROR, ProvisionState.DEPLOY_FAILED):
+        if after.state in FAILED - {ProvisionState.ENROLL}:
             check(bool(after.last_error), "I15", f"{after.state} without a reason")
             check(bool(allowed_verbs(after.state)), "I15", f"{after.state} without a next verb")
         if isinstance(event, Did):
             self._believed(before, event)
-        if after.state is ProvisionState.ACTIVE and before.run is not None:
-            self._proven(before, event)
+        if after.run is None and before.run is not None and not after.last_error:
+            self._achieved(before, after, event)
 
     def _believed(self, before: Server, event: Did) -> None:
         """A recorded *done* is true of the machine: nothing is believed that was not read back.
@@ -115,6 +122,32 @@ class Watch:
             ran_out = bool(world.own.race) and not action.persistent and not valid
             check(so or not surely or ran_out, "P8", f"{action}: recorded, and the BMC holds {flags.hex()}")
             check(not (persistent and device == 1), "I6", "persistent PXE")
+
+    def _achieved(self, before: Server, after: Server, event: Event) -> None:
+        """A run has ended well: what it claims is so on the machine."""
+        run, world = before.run, self._world
+        assert run is not None
+        name = f"{world.id}/{run.number}"
+        if run.wipe:
+            wiped = [write.what for write in world.machine.disk.log if write.run == name]
+            check(
+                wiped == ["wiping", "wiped"], "I18", f"{after.state} after a wipe, and the disk says {wiped}"
+            )
+            check(
+                not world.machine.disk.system, "I18", f"{after.state} after a wipe, and a system is on disk"
+            )
+        if run.verb is Verb.INSPECT or run.verb is Verb.RESCUE:
+            check(
+                (str(run.verb), name) in world.machine.errands,
+                "I14",
+                f"{after.state}, and the machine was not there",
+            )
+        if run.verb is Verb.UNRESCUE:
+            check(self._flipped == run.number, "I14", "unrescued, and the boot device was never set")
+            if run.proof is Proof.SSH:
+                check(self.logged_in == f"{world.id}/{after.deployed}", "I14", "unrescued to another system")
+        elif after.state is ProvisionState.ACTIVE:
+            self._proven(before, event)
 
     def _proven(self, before: Server, event: Event) -> None:
         run, machine = before.run, self._world.machine
@@ -188,17 +221,25 @@ class Watch:
         assert run is not None
         check(run.power_on_intended, "I4", "an answer file before power-on was intended")
         check(f"{self._world.id}/{run.number}" in text, "I22", "an answer file of another run")
-        check(Signal.INSTALL_COMPLETE not in run.heard, "I4", "an answer file after install-complete")
+        check(not is_complete(run), "I4", "an answer file after the errand was complete")
 
     def answered(self, number: int, signal: Signal, word: str, fields: Mapping[str, object]) -> None:
         """A call-back has its reply: whatever it says was committed before."""
         life = self.life
         run = life.run if life.run is not None and life.run.number == number else None
-        if signal is Signal.INSTALL_STARTED and word == "go":
+        check(
+            word != "go" or signal in (Signal.INSTALL_STARTED, Signal.WIPE_STARTED), "I3", f"go for {signal}"
+        )
+        if word == "go":
             check(run is not None and not run.closing, "I3", "go for a run that is over")
             assert run is not None
             check(run.go is not None and run.go.boot_id == fields["boot_id"], "I3", "go that is not recorded")
-        if signal is Signal.INSTALL_COMPLETE and word == "ok":
+            if signal is Signal.WIPE_STARTED and run.go is not None:
+                disk = self._world.machine.disk
+                check(
+                    run.go.disks == (f"{disk.name} {disk.serial}",), "I18", "go to wipe what is not recorded"
+                )
+        if signal in _COMPLETE and word == "ok":
             accepted = self._world.real_store.run(self._world.id, number)
             check(
                 accepted is not None and str(signal) in accepted.accepted,
@@ -222,22 +263,30 @@ class Watch:
         check(amend(folded, fence=life.fence) == life, "I8", "folding differs")
         step = current_step(life)
         check(step is None, "I26", f"still {position(life)} although faults stopped long ago: {life.run}")
-        installs = Counter(write.run for write in world.machine.disk.log if write.what == "partitioning")
+        begun = Counter((write.run, write.what) for write in world.machine.disk.log if write.boot_id)
         runs = sorted(world.real_store.runs(world.id), key=lambda run: run.number)
         check([run.number for run in runs] == [*range(1, life.runs + 1)], "I10", "run numbers with gaps")
         check(
             all(run.ended_at is not None for run in runs), "I10", "a run that is over is open in its record"
         )
-        asked = {f"{world.id}/{run.number}": run.boot_id for run in runs if run.verb in _INSTALLS}
+        asked = {f"{world.id}/{run.number}": run for run in runs}
         for write in world.machine.disk.log:
             check(
-                not write.boot_id or asked.get(write.run) == write.boot_id,
+                not write.boot_id or (write.run in asked and asked[write.run].boot_id == write.boot_id),
                 "I3",
                 f"{write.what} by a boot that was not given go",
             )
-        for run, times in installs.items():
-            check(times == 1, "P2", f"run {run} partitioned {times} times")
-            check(run in asked, "P3", f"run {run} partitioned and nobody asked for it")
+        for (name, what), times in begun.items():
+            check(times == 1, "P2", f"run {name}: {what} {times} times")
+            run = asked.get(name)
+            check(run is not None, "P3", f"run {name}: {what} and nobody asked for it")
+            assert run is not None
+            installs = what in ("partitioning", "installed")
+            wanted = run.verb in _INSTALLS if installs else self._wipes.get(run.number, False)
+            check(wanted, "P3", f"run {name}, a {run.verb}: {what} and nobody asked for it")
 
 
 _INSTALLS = (str(Verb.DEPLOY), str(Verb.REBUILD))
+_COMPLETE = frozenset(
+    {Signal.INSTALL_COMPLETE, Signal.WIPE_COMPLETE, Signal.INSPECT_COMPLETE, Signal.RESCUE_STARTED}
+)

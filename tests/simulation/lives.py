@@ -23,21 +23,22 @@ from baremetal.lifecycle.model import (
     Verb,
 )
 from baremetal.lifecycle.table import position
-from baremetal.netboot.templates import Frozen
+from baremetal.lifecycle.workflows import METHODS
 from baremetal.service.news import read_news
 from baremetal.sim.network import NoAnswer
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store
 from tests.simulation.faults import draw
 from tests.simulation.invariants import Broken, check
-from tests.simulation.world import BASE, MAC, World, world
+from tests.simulation.world import BASE, MAC, Menu, World, world
 
 S = ProvisionState
 # The longest that a run's deadlines allow, with nothing stretched any more, and two sweeps of the simulation.
-_B, _L = Budgets(), Limits()
+# No disk here needs the day that a real one may take.
+_B, _L = Budgets(wipe_s=7200.0), Limits()
 CALM_S = (
     _L.netboot_attempts * (3 * _B.ensure_s + _B.boot_s)
-    + (_B.start_s + _B.install_s + _B.ensure_s + _B.first_boot_s + _B.proof_s)
+    + (_B.start_s + max(_B.install_s, _B.wipe_s) + 3 * _B.ensure_s + _B.first_boot_s + _B.proof_s)
     + (_B.ensure_s + 2 * 60.0)
 )
 STORE_LIVES = 250
@@ -47,7 +48,25 @@ NEXT = {
     S.AVAILABLE: Verb.DEPLOY,
     S.DEPLOY_FAILED: Verb.DEPLOY,
     S.ERROR: Verb.RELEASE,
+    S.INSPECT_FAILED: Verb.MANAGE,
+    S.CLEAN_FAILED: Verb.PROVIDE,
+    S.RESCUE: Verb.UNRESCUE,
+    S.RESCUE_FAILED: Verb.UNRESCUE,
+    S.UNRESCUE_FAILED: Verb.UNRESCUE,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """What else an operator does with a server, beside deploying and releasing it."""
+
+    inspects: bool
+    rescues: bool
+    wipes: bool
+
+    def goals(self) -> tuple[S | Verb, ...]:
+        rescue = (Verb.RESCUE, Verb.UNRESCUE) if self.rescues else ()
+        return (S.ACTIVE, Verb.REBUILD, *rescue, Verb.RELEASE)
 
 
 @dataclass(slots=True)
@@ -80,7 +99,7 @@ def quiet() -> Iterator[None]:
 class Lives:
     """Lives one seed after the other on a few in-memory databases."""
 
-    def __init__(self, templates: Frozen, plant: Callable[[World], None] | None = None) -> None:
+    def __init__(self, templates: Menu, plant: Callable[[World], None] | None = None) -> None:
         self._templates = templates
         self._plant = plant
         self._store: Store | None = None
@@ -95,13 +114,13 @@ class Lives:
         plan = draw(random.Random(seed))
         with world(seed, plan, self._store, self._templates, self._plant) as the:
             try:
-                _live(the)
+                habits = _live(the)
                 tally = Tally(1)
                 tally.fired = plan.fired + the.bmc.fired + the.machine.fired
                 tally.edges = the.watch.edges
                 tally.ends[str(the.life.state)] += 1
                 if not tally.fired:
-                    _check_smooth(the)
+                    _check_smooth(the, habits)
                 _forget(the)
             except Exception as error:
                 raise Broken(f"P1: the program broke: {error!r}") from error
@@ -113,26 +132,28 @@ class Lives:
             self._store = None
 
 
-def _live(the: World) -> None:
+def _live(the: World) -> Habits:
     rng = the.rng
+    habits = Habits(*(rng.random() < 0.2 for _ in range(3)))
     if rng.random() < 0.1:
         the.machine.disk.install(0.0, "an old system", "", "")
-    for goal in (S.ACTIVE, Verb.REBUILD, Verb.RELEASE):
+    for goal in habits.goals():
         for _ in range(4):
-            if _asked(the, goal):
+            if _asked(the, goal, habits):
                 _run_out(the)
             if _reached(the, goal):
                 break
     _peace(the)
     the.watch.settled()
+    return habits
 
 
 def _reached(the: World, goal: S | Verb) -> bool:
-    state = the.life.state
-    return state is S.AVAILABLE if goal is Verb.RELEASE else state is S.ACTIVE
+    wanted = {Verb.RELEASE: S.AVAILABLE, Verb.RESCUE: S.RESCUE}
+    return the.life.state is (wanted.get(goal, S.ACTIVE) if isinstance(goal, Verb) else goal)
 
 
-def _asked(the: World, goal: S | Verb) -> bool:
+def _asked(the: World, goal: S | Verb, habits: Habits) -> bool:
     """Ask for the next verb on the way to a goal; False where there is none."""
     life = the.life
     if life.maintenance:
@@ -143,9 +164,20 @@ def _asked(the: World, goal: S | Verb) -> bool:
         the.heed_boot_device()
     verb = NEXT.get(life.state)
     if life.state is S.ACTIVE:
-        verb = goal if isinstance(goal, Verb) else None
-    elif goal is Verb.RELEASE and life.state is S.DEPLOY_FAILED:
+        verb = goal if isinstance(goal, Verb) and goal is not Verb.UNRESCUE else None
+    elif goal is Verb.RELEASE and life.state in (
+        S.DEPLOY_FAILED,
+        S.RESCUE,
+        S.RESCUE_FAILED,
+        S.UNRESCUE_FAILED,
+    ):
         verb = Verb.RELEASE
+    elif life.state is S.RESCUE_FAILED and goal is Verb.RESCUE and the.rng.random() < 0.5:
+        verb = Verb.RESCUE
+    elif life.state is S.CLEAN_FAILED and the.rng.random() < 0.5:
+        verb = Verb.MANAGE
+    elif life.state is S.MANAGEABLE and habits.inspects and not the.machine.errands:
+        verb = Verb.INSPECT
     if verb is None or life.run is not None:
         return life.run is not None
     installs = verb in (Verb.DEPLOY, Verb.REBUILD)
@@ -153,14 +185,22 @@ def _asked(the: World, goal: S | Verb) -> bool:
         verb,
         by="simulation",
         force=the.rng.random() < 0.5 or life.found_on,
+        wipe=habits.wipes if verb is Verb.RELEASE else verb is Verb.PROVIDE and life.state is S.CLEAN_FAILED,
         method=Method.INSTALLER if installs else None,
-        proof=the.rng.choice((Proof.SSH, Proof.SSH, Proof.FIRST_BOOT)) if installs else Proof.SSH,
+        proof=_proof(the, verb),
+        budgets=_B,
         flip=BootDevice.NONE if "flip=none" in the.quirks else BootDevice.DISK,
     )
     the.ask(asked)
     if the.down_until is not None:
         the.step(the.clock.monotonic() + 200.0)
     return True
+
+
+def _proof(the: World, verb: Verb) -> Proof:
+    if verb is Verb.UNRESCUE:
+        return Proof.SSH if the.life.deployed else Proof.NONE
+    return the.rng.choice((Proof.SSH, Proof.SSH, Proof.FIRST_BOOT))
 
 
 def _run_out(the: World) -> None:
@@ -181,10 +221,14 @@ def _run_out(the: World) -> None:
             raise Broken(f"I26: still {position(the.life)} {calm_s:.0f} s after faults stopped")
 
 
-def _check_smooth(the: World) -> None:
+def _check_smooth(the: World, habits: Habits) -> None:
     """Where nothing went wrong and nobody interfered, everything that was asked for was done, at the first try."""
     verbs = [(run.verb, run.outcome) for run in the.real_store.runs(the.id)]
     wanted = [("manage", "manageable"), ("deploy", "active"), ("rebuild", "active"), ("release", "available")]
+    if habits.inspects:
+        wanted.append(("inspect", "manageable"))
+    if habits.rescues:
+        wanted += [("rescue", "rescue"), ("unrescue", "active")]
     check(sorted(verbs) == sorted(wanted), "P1", f"an undisturbed life went otherwise: {verbs}")
 
 
@@ -203,7 +247,8 @@ def _meddle(the: World) -> None:
         _replay(the)
     elif what == 3:
         the.plan.fired["second verb"] += 1
-        the.ask(Asked(the.rng.choice(tuple(Verb)), method=Method.INSTALLER))
+        verb, wipe = the.rng.choice(tuple(Verb)), the.rng.random() < 0.3
+        the.ask(Asked(verb, method=Method.INSTALLER if verb in METHODS else None, wipe=wipe, budgets=_B))
     else:
         the.plan.fired["stranger"] += 1
         try:

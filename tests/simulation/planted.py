@@ -14,9 +14,11 @@ from baremetal.drivers.base import BmcDriver, Permit
 from baremetal.engine.perform import Performer, Quirks, Seen
 from baremetal.errors import BaremetalError, Unknown
 from baremetal.lifecycle.actions import Action, CheckAccess, EnsureBootDevice, EnsurePower
-from baremetal.lifecycle.decide import Decision, Outcome, decide
-from baremetal.lifecycle.events import Event, Heard
-from baremetal.lifecycle.model import BootMode, Server, Signal
+from baremetal.lifecycle.decide import decide
+from baremetal.lifecycle.decision import Decision, Outcome
+from baremetal.lifecycle.events import Asked, Event, Heard
+from baremetal.lifecycle.model import BootMode, Server, Signal, Verb
+from baremetal.lifecycle.workflows import WIPE
 from baremetal.service.boot import Look, Word
 from baremetal.service.news import News
 from baremetal.store.records import HistoryEntry
@@ -28,7 +30,7 @@ def answer_before_commit(world: World) -> None:
     """The reply to a call-back leaves first; the commit follows when there is time."""
 
     def signal(server_id: str, run: int, signal: Signal, news: News, address: str) -> Word:
-        event = Heard(signal, run, news.boot_id, address, news.disk, news.stage, news.text)
+        event = Heard(signal, run, news.boot_id, address, news.disk, stage=news.stage, message=news.text)
         decision = decide(world.store.server(server_id).life, event, world.now())
         alive = world.incarnation
 
@@ -114,11 +116,47 @@ def accept_an_old_run(world: World) -> None:
     world.boot.signal = signal  # type: ignore[method-assign]
 
 
+def wipe_at_every_release(world: World) -> None:
+    """Whatever is released is wiped too."""
+    honest = world.engine.submit
+
+    def submit(server_id: str, event: Event, **more: Any) -> Decision:
+        if isinstance(event, Asked) and event.verb is Verb.RELEASE and not event.wipe:
+            return honest(server_id, replace(event, wipe=True), begin=world.begin(WIPE))
+        return honest(server_id, event, **more)
+
+    world.engine.submit = submit  # type: ignore[method-assign]
+
+
+def wipe_before_go_is_recorded(world: World) -> None:
+    """A wipe is let go at once, and is decided when there is time."""
+    honest = world.boot.signal
+
+    def signal(server_id: str, run: int, signal: Signal, news: News, address: str) -> Word:
+        if signal is not Signal.WIPE_STARTED:
+            return honest(server_id, run, signal, news, address)
+        alive = world.incarnation
+
+        def commit() -> None:
+            if alive == world.incarnation:
+                try:
+                    honest(server_id, run, signal, news, address)
+                except (BaremetalError, Killed):
+                    return
+
+        world.clock.later(1.0, commit)
+        return Word.GO
+
+    world.boot.signal = signal  # type: ignore[method-assign]
+
+
 PLANTED: Mapping[Callable[[World], None], str] = {
     answer_before_commit: "I3",
     ignore_the_generation: "I8",
     skip_a_read_back: "P8",
     serve_a_script_after_go: "I3",
     accept_an_old_run: "I22",
+    wipe_at_every_release: "P3",
+    wipe_before_go_is_recorded: "I3",
 }
 """Each with the promise that finds it broken."""

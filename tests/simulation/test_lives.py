@@ -7,25 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from baremetal.netboot.templates import Frozen
+from baremetal.lifecycle.workflows import WORKFLOWS
 from tests.simulation.faults import KNOBS
 from tests.simulation.invariants import Broken
 from tests.simulation.lives import Lives, Tally, quiet
 from tests.simulation.planted import PLANTED
-from tests.simulation.world import World, frozen_templates
+from tests.simulation.world import Menu, World, frozen_templates
 
 SEEDS = 500
 SEEDS_FOR_A_PLANTED_BUG = 300
 
 
 @pytest.fixture
-def templates(tmp_path: Path) -> Iterator[Frozen]:
+def templates(tmp_path: Path) -> Iterator[Menu]:
     with quiet():
         yield frozen_templates(tmp_path)
 
 
 @pytest.mark.timeout(600)
-def test_no_life_breaks_a_promise(templates: Frozen) -> None:
+def test_no_life_breaks_a_promise(templates: Menu) -> None:
     total, broken = Tally(), []
     lives = Lives(templates)
     for seed in range(SEEDS):
@@ -40,12 +40,17 @@ def test_no_life_breaks_a_promise(templates: Frozen) -> None:
     assert total.fired["wrong password"] > 0
     idle = [knob for knob in KNOBS if not total.fired[knob] and knob != "lockout_after"]
     assert idle == [], "a knob that never fires tests nothing"
-    assert set(total.ends) <= {"available", "deploy failed", "error", "active", "enroll", "manageable"}
+    ends = {"available", "deploy failed", "error", "active", "enroll", "manageable", "clean failed"}
+    assert set(total.ends) <= ends | {"inspect failed", "rescue", "rescue failed", "unrescue failed"}
+    verbs = {
+        position.split("/")[0] for edge in total.edges for position in edge.split(" -> ") if "/" in position
+    }
+    assert verbs == {flow.name for flow in WORKFLOWS.values() if flow.steps}, "a workflow that nobody lived"
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
-def test_a_planted_bug_is_caught(templates: Frozen, plant: Callable[[World], None]) -> None:
+def test_a_planted_bug_is_caught(templates: Menu, plant: Callable[[World], None]) -> None:
     found = _first_broken(Lives(templates, plant), SEEDS_FOR_A_PLANTED_BUG)
     assert found.startswith(f"{PLANTED[plant]}: "), f"{plant.__name__}: {found or 'went unnoticed'}"
 
@@ -61,7 +66,7 @@ def _first_broken(lives: Lives, seeds: int) -> str:
     return ""
 
 
-def test_a_seed_replays_identically(templates: Frozen) -> None:
+def test_a_seed_replays_identically(templates: Menu) -> None:
     for seed in (3, 17):
         first, second = (Lives(templates).live(seed) for _ in range(2))
         assert (first.edges, first.fired, first.ends) == (second.edges, second.fired, second.ends)

@@ -23,9 +23,10 @@ from baremetal.engine.observations import Observations
 from baremetal.engine.perform import LoginTarget, Performer
 from baremetal.engine.steady import SteadyClock
 from baremetal.errors import BaremetalError, BmcError, BmcErrorKind, LoginError, Unavailable, Unknown
-from baremetal.lifecycle.decide import Decision
+from baremetal.lifecycle.decision import Decision
 from baremetal.lifecycle.events import Asked, Event, MaintenanceChanged
 from baremetal.lifecycle.model import Server, Signal
+from baremetal.lifecycle.workflows import INSPECTION, INSTALL, RESCUE, WIPE, WORKFLOWS, Errand
 from baremetal.netboot.context import ServerFacts, merge_variables
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.templates import Frozen, Templates, freeze
@@ -52,19 +53,32 @@ report={{ urls.callback | sh }}
 run={{ run.id | sh }}
 disk={{ disk | sh }}
 """
+RAM_TEMPLATE = """# the part of a RAM system's script that a simulated one reads
+BM_ERRAND={{ profile.name | sh }}
+report={{ urls.callback | sh }}
+run={{ run.id | sh }}
+"""
 PROFILE = Profile("sim", Family.KICKSTART, "vmlinuz", "initrd.img", "kickstart/sim.ks.j2")
+RAM_PROFILES = {
+    errand: Profile(name, Family.RAMDISK, "vmlinuz", "initrd.img", "ramdisk/sim.sh.j2")
+    for errand, name in ((WIPE, "wipe"), (INSPECTION, "inspect"), (RESCUE, "rescue"))
+}
+Menu = Mapping[Errand, tuple[Profile, Frozen]]
 
 
 class Killed(BaseException):
     """The process is dead: nothing of it may run on."""
 
 
-def frozen_templates(folder: Path) -> Frozen:
-    """Write the simulation's small answer template and freeze it with the shipped loaders."""
-    path = folder / PROFILE.template
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(TEMPLATE)
-    return freeze(PROFILE, Templates.with_own(folder))
+def frozen_templates(folder: Path) -> Menu:
+    """Write the simulation's small templates and freeze them with the shipped loaders, by the errand they are for."""
+    profiles = {INSTALL: PROFILE, **RAM_PROFILES}
+    for profile in profiles.values():
+        path = folder / profile.template
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(TEMPLATE if profile is PROFILE else RAM_TEMPLATE)
+    own = Templates.with_own(folder)
+    return {errand: (profile, freeze(profile, own)) for errand, profile in profiles.items()}
 
 
 class World:
@@ -75,7 +89,7 @@ class World:
         seed: int,
         plan: Plan,
         store: Store,
-        templates: Frozen,
+        templates: Menu,
         plant: Callable[[World], None] | None = None,
     ) -> None:
         self.rng = random.Random(seed)
@@ -126,7 +140,7 @@ class World:
         account = Credentials("admin", "mistyped" if wrong_password else PASSWORD)
         (record,) = store.add_servers([NewServer(Server(self.name), facts, account)], self.clock.utc())
         self.id = record.id
-        self._frozen_recipe = self.recipe().as_dict()
+        self._frozen: dict[Errand, Begin] = {}
         self.watch = Watch(self)
         self.callbacks: list[tuple[str, dict[str, object]]] = []
         self._boot_process()
@@ -261,16 +275,27 @@ class World:
         if self.down_until is not None:
             return None
         begin = None
-        if isinstance(event, Asked) and event.method is not None:
-            begin = Begin(PROFILE.name, self._frozen_recipe)
+        if isinstance(event, Asked):
+            self.watch.asked(event)
+            flow = WORKFLOWS.get((event.verb, event.wipe))
+            if flow is not None and flow.errand is not None:
+                begin = self.begin(flow.errand)
         try:
             return self.engine.submit(self.id, event, begin=begin)
         except (Killed, Unavailable):
             return None
 
-    def recipe(self) -> Recipe:
+    def begin(self, errand: Errand) -> Begin:
+        """Return what a run with this errand freezes: one recipe per life."""
+        if errand not in self._frozen:
+            recipe = self.recipe(errand)
+            self._frozen[errand] = Begin(recipe.profile.name, recipe.as_dict())
+        return self._frozen[errand]
+
+    def recipe(self, errand: Errand = INSTALL) -> Recipe:
         facts = ServerFacts(self.id, self.name, (MAC,), MAC, boot_mode=self.mode)
-        return Recipe(PROFILE, "sim", merge_variables({}), facts, self.templates)
+        profile, templates = self.templates[errand]
+        return Recipe(profile, "sim", merge_variables({}), facts, templates)
 
     def heed_boot_device(self) -> None:
         """Name the quirk that an error about the boot device asks for, as an operator does who has read it."""
@@ -523,7 +548,7 @@ class _Mortal:
 
 @contextmanager
 def world(
-    seed: int, plan: Plan, store: Store, templates: Frozen, plant: Callable[[World], None] | None = None
+    seed: int, plan: Plan, store: Store, templates: Menu, plant: Callable[[World], None] | None = None
 ) -> Iterator[World]:
     """Build a world and take it down again."""
     built = World(seed, plan, store, templates, plant)

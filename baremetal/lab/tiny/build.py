@@ -2,6 +2,7 @@
 
 Owns what the system consists of: which packages, which files of them, which of our scripts (`system/`). The same
 initramfs is the installer (kernel argument `inst.ks=URL`) and the way to the installed system's root (`root=LABEL=…`).
+With sshd added it is the RAM system of inspections, rescues and wipes (`bm.script=URL`).
 Knows nothing of QEMU.
 
 The installer can be told to fail the way real ones do, by the kernel argument `tiny.fail=MODE`:
@@ -63,12 +64,16 @@ _LIBRARY_NAME = re.compile(rb"(ld-linux-[\w.-]+|lib[\w+.-]+?\.so[.\d]*)\0")
 
 @dataclass(frozen=True, slots=True)
 class TinyMedia:
-    """What a profile serves: kernel and initramfs to netboot, and the disk image that the kickstart names."""
+    """What a profile serves: kernel and initramfs to netboot, and the disk image that the kickstart names.
+
+    `ramdisk` is the initramfs with an sshd, for the RAM system.
+    """
 
     folder: Path
     kernel: Path
     initrd: Path
     image: Path
+    ramdisk: Path
 
 
 def build(cache_dir: Path) -> TinyMedia:
@@ -109,7 +114,9 @@ def _asked_at(folder: Path) -> float:
 
 
 def _media(folder: Path) -> TinyMedia:
-    return TinyMedia(folder, folder / "vmlinuz", folder / "initrd.img", folder / "image.raw")
+    return TinyMedia(
+        folder, folder / "vmlinuz", folder / "initrd.img", folder / "image.raw", folder / "ramdisk.img"
+    )
 
 
 def _digest_scripts() -> str:
@@ -170,6 +177,10 @@ def _assemble(unpacked: Path, work: Path, finished: Path) -> None:
     initramfs = work / "initramfs"
     _lay_out_initramfs(initramfs, unpacked, modules)
     media.initrd.write_bytes(cpio.pack_folder(initramfs))
+    # The kernel unpacks one archive after the other: installs need not load what only a RAM system wants.
+    more = work / "ramdisk"
+    _lay_out_ramdisk(more, unpacked)
+    media.ramdisk.write_bytes(media.initrd.read_bytes() + cpio.pack_folder(more))
     root = work / "root"
     _lay_out_root(root, unpacked, modules)
 
@@ -194,7 +205,19 @@ def _lay_out_initramfs(folder: Path, unpacked: Path, modules: dict[str, Path]) -
         folder,
         {"init": "init", "installer": "sbin/installer", "dhcp-event": "sbin/dhcp-event", "curl": "bin/curl"},
     )
+    shutil.copyfile(_SCRIPTS / "network.sh", folder / "lib/network.sh")
     shutil.copyfile(_SCRIPTS / "kickstart.awk", folder / "lib/kickstart.awk")
+
+
+def _lay_out_ramdisk(folder: Path, unpacked: Path) -> None:
+    for name in ("etc/ssh", "etc/dropbear", "root/.ssh", "sbin", "usr/bin", "usr/sbin"):
+        (folder / name).mkdir(parents=True)
+    for name in ("root", "root/.ssh"):
+        (folder / name).chmod(0o700)
+    for tool in ("usr/sbin/dropbear", "usr/bin/dropbearkey"):
+        _copy_with_libraries(unpacked, tool, folder)
+    _install(folder, {"ramdisk": "sbin/ramdisk", "ssh-keygen": "usr/bin/ssh-keygen"})
+    _write_accounts(folder, "ramdisk")
 
 
 def _lay_out_root(folder: Path, unpacked: Path, modules: dict[str, Path]) -> None:
@@ -234,11 +257,15 @@ def _lay_out_root(folder: Path, unpacked: Path, modules: dict[str, Path]) -> Non
             "ssh-keygen": "usr/bin/ssh-keygen",
         },
     )
+    _write_accounts(folder, "tiny")
+
+
+def _write_accounts(folder: Path, hostname: str) -> None:
     for name, text in {
         "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
         "etc/group": "root:x:0:\n",
         "etc/shells": "/bin/sh\n",
-        "etc/hostname": "tiny\n",
+        "etc/hostname": f"{hostname}\n",
         "etc/hosts": "127.0.0.1 localhost\n",
         "etc/os-release": 'ID=tiny\nNAME="tiny lab system"\n',
     }.items():

@@ -211,3 +211,17 @@ def test_sizes_and_times_are_written_as_people_do() -> None:
         "4.0 TB",
     ]
     assert [human_time(seconds) for seconds in (4.26, 65, 3700)] == ["4.3 s", "1:05", "1:01:40"]
+
+
+def test_what_a_wipe_waits_for_is_its_last_sign_of_life() -> None:
+    run = {
+        "verb": "release",
+        "step": "complete",
+        "last_sign": "vda 40 % serial S1: overwriting",
+        "attempt": 1,
+    }
+    assert waiting_for({"run": run}) == "wiping: vda 40 % serial S1: overwriting"
+    assert waiting_for({"run": run | {"verb": "rescue", "step": "started", "last_sign": ""}}).endswith(
+        "no sign of life yet"
+    )
+    assert waiting_for({"run": run | {"step": "still off"}}) == "making sure that the power is off"

@@ -22,7 +22,7 @@ from baremetal.engine.conversations import BmcMemo, Conversations
 from baremetal.engine.engine import Begin, Engine
 from baremetal.engine.perform import LoginTarget, Performer
 from baremetal.errors import BmcError, BmcErrorKind
-from baremetal.lifecycle.decide import Decision
+from baremetal.lifecycle.decision import Decision
 from baremetal.lifecycle.events import Asked, Fetched, Heard
 from baremetal.lifecycle.model import (
     BootDevice,

@@ -17,7 +17,7 @@ from baremetal import telemetry
 from baremetal.drivers.base import Permit
 from baremetal.engine import engine as module
 from baremetal.errors import Unavailable, Unknown
-from baremetal.lifecycle.decide import Decision, Outcome
+from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Asked, Did, Fetched, Heard, Intended, MaintenanceChanged
 from baremetal.lifecycle.model import (
     BootDevice,

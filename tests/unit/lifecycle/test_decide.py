@@ -9,7 +9,8 @@ from itertools import pairwise
 import pytest
 
 from baremetal.lifecycle.actions import EnsureBootDevice, EnsurePower
-from baremetal.lifecycle.decide import Decision, Outcome, Reply, decide, owed
+from baremetal.lifecycle.decide import decide
+from baremetal.lifecycle.decision import Decision, Outcome, Reply
 from baremetal.lifecycle.events import (
     Asked,
     Did,
@@ -33,6 +34,7 @@ from baremetal.lifecycle.model import (
     Signal,
     Verb,
 )
+from baremetal.lifecycle.moves import owed
 from baremetal.lifecycle.table import (
     BOOT,
     LATER,
@@ -58,7 +60,9 @@ def at(name: str) -> Server:
 def heard(server: Server, signal: Signal, **more: str) -> Decision:
     assert server.run is not None
     return decide(
-        server, Heard(signal, server.run.number, **({"boot_id": BOOT, "disk": "vda"} | more)), LATER
+        server,
+        Heard(signal, server.run.number, **({"boot_id": BOOT, "disk": "vda"} | more)),  # type: ignore[arg-type]
+        LATER,
     )
 
 
@@ -109,6 +113,14 @@ def test_the_windows_open_with_the_intention_and_close_on_go_and_complete() -> N
     """I1, I4."""
     boot = {name for name in positions() if boot_window_open(at(name))}
     answer = {name for name in positions() if answer_window_open(at(name))}
+    wipe = {f"provide --wipe/{step}" for step in ("on", "script", "started")}
+    assert {n for n in boot if n.startswith("provide")} == wipe
+    assert {n for n in answer if n.startswith("provide")} == wipe | {"provide --wipe/complete"}
+    assert {n for n in boot if n.startswith("inspect")} == {
+        f"inspect/{s}" for s in ("on", "script", "complete")
+    }
+    assert {n for n in boot if n.startswith("rescue")} == {f"rescue/{s}" for s in ("on", "script", "started")}
+    assert not {n for n in boot | answer if n.startswith("unrescue")}, "its power-on sends nobody to netboot"
     for verb in ("deploy", "rebuild"):
         assert {n for n in boot if n.startswith(verb)} == {f"{verb}/on", f"{verb}/script", f"{verb}/started"}
         assert {n for n in answer if n.startswith(verb)} == {
@@ -184,7 +196,7 @@ def test_a_server_found_on_is_not_deployed_without_force() -> None:
 
 def test_a_released_server_is_deployed_without_force() -> None:
     server = replace(at("active"), found_on=True, deployed=3)
-    *_, available = live(Verb.RELEASE, server)
+    *_, available = live("release", server)
     assert (available.found_on, available.deployed) == (False, 0)
     assert decide(available, DEPLOY, LATER).outcome is Outcome.CHANGED
 
@@ -203,7 +215,7 @@ def test_verifying_and_enrolling_write_nothing() -> None:
 
 
 def test_stale_boot_flags_are_set_again_before_power_on() -> None:
-    server = next(s for s in live(Verb.DEPLOY, at("available")) if position(s) == "deploy/on")
+    server = next(s for s in live("deploy", at("available")) if position(s) == "deploy/on")
     server = server.with_run(power_on_intended=False)
     assert server.run is not None
     late = NOW + timedelta(seconds=60)
@@ -357,7 +369,7 @@ def test_go_before_we_know_that_the_power_is_on() -> None:
 )
 def test_the_proof_that_the_profile_asks_for(proof: Proof, walked: list[str]) -> None:
     """I14."""
-    names = [position(s) for s in live(Verb.DEPLOY, at("available"), proof)]
+    names = [position(s) for s in live("deploy", at("available"), proof)]
     assert names[-1] == "active"
     assert names[7 - 1 : -1] == [f"deploy/{name}" for name in walked]
 
@@ -450,7 +462,7 @@ def test_the_selector_that_found_no_disk_has_its_code() -> None:
 
 def test_a_failed_rebuild_after_go_has_nothing_deployed() -> None:
     server = replace(at("active"), deployed=4)
-    lives = {position(s): s for s in live(Verb.REBUILD, server)}
+    lives = {position(s): s for s in live("rebuild", server)}
     assert decide(lives["rebuild/on"], Asked(Verb.ABORT), LATER).server.deployed == 4
     failed = heard(lives["rebuild/complete"], Signal.INSTALL_FAILED, stage="packages").server
     assert failed.deployed == 0
@@ -465,6 +477,6 @@ def test_settings_are_frozen_into_the_run() -> None:
 
 def test_generations_and_runs_only_grow() -> None:
     """I10."""
-    seen = list(live(Verb.DEPLOY, at("available")))
+    seen = list(live("deploy", at("available")))
     assert all(a.generation < b.generation for a, b in pairwise(seen))
     assert {s.runs for s in seen} == {at("available").runs + 1}

@@ -44,7 +44,7 @@ def test_with_go_the_include_names_the_one_disk(machine: Machine, there: Office)
     machine.disk("vda", 20 * GIB, serial="DISK-1", queue__rotational="1")
     machine.disk("sr0", GIB).disk("loop0", GIB).disk("sdu", GIB, removable="1").disk("sdr", GIB, ro="1").disk(
         "nvme9n1", 0
-    )
+    ).disk("nvme0c0n1", GIB)  # one path to a namespace, without a device of its own
     done = machine.run(pre(there))
     assert done.returncode == 0, done.stderr
     assert machine.include() == (

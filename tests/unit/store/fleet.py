@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from baremetal.lifecycle.decide import Decision, decide, workflow
+from baremetal.lifecycle.decide import decide
+from baremetal.lifecycle.decision import Decision
 from baremetal.lifecycle.events import Asked, Event
 from baremetal.lifecycle.model import Method, ProvisionState, Server, Verb
+from baremetal.lifecycle.moves import workflow
 from baremetal.lifecycle.table import NEWS, RESULTS
 from baremetal.lifecycle.workflows import Do
 from baremetal.store.records import Credentials, Facts, HistoryEntry, NewServer, RunRecord

@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from baremetal.lifecycle.decide import owed
 from baremetal.lifecycle.events import Event
 from baremetal.lifecycle.model import Server, Verb
+from baremetal.lifecycle.moves import owed
 from baremetal.lifecycle.table import TABLES
 from baremetal.store.history import first_life, fold
 from baremetal.store.secrets import Secrets

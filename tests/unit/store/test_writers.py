@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from baremetal.errors import Conflict
-from baremetal.lifecycle.decide import Outcome
+from baremetal.lifecycle.decision import Outcome
 from baremetal.lifecycle.events import MaintenanceChanged
 from baremetal.lifecycle.model import Verb
 from baremetal.store.history import fold

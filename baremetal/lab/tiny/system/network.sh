@@ -1,0 +1,21 @@
+# Sourced by the installer and by the RAM system: the NIC that netbooted, by BOOTIF. Expects say, stop, log and cmdline.
+bring_up_network() {
+    for word in $cmdline; do
+        case $word in BOOTIF=*) boot_mac=$(echo "${word#BOOTIF=}" | sed 's/^01-//; s/-/:/g' | tr A-F a-f) ;; esac
+    done
+    nic=''
+    for folder in /sys/class/net/*; do
+        read -r type <"$folder/type"
+        [ "$type" = 1 ] || continue
+        read -r mac <"$folder/address"
+        if [ -z "$boot_mac" ] || [ "$mac" = "$boot_mac" ]; then
+            nic=${folder##*/}
+            break
+        fi
+    done
+    [ -n "$nic" ] || stop "no NIC has the MAC $boot_mac that BOOTIF names"
+    ifconfig lo 127.0.0.1
+    ifconfig "$nic" up
+    udhcpc -i "$nic" -n -q -f -t 20 -T 1 -s /sbin/dhcp-event >>$log 2>&1 || stop "no DHCP answer on $nic ($mac)"
+    say "network is up: $nic $mac"
+}
