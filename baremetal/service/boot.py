@@ -24,7 +24,7 @@ from baremetal.lifecycle.events import Fetched, Heard
 from baremetal.lifecycle.model import Fetch, Run, Signal
 from baremetal.lifecycle.windows import answer_window_open, tokens_live, window_run
 from baremetal.netboot.answer import BootAnswer, Install, choose_answer
-from baremetal.netboot.scripts import LocalBootMethod, local_boot_script, wait_script
+from baremetal.netboot.scripts import LocalBoot, LocalBootMethod, local_boot_script, wait_script
 from baremetal.netboot.tokens import Purpose, mask_tokens
 from baremetal.netboot.variables import normal_mac
 from baremetal.service.enrolment import quirk
@@ -423,8 +423,8 @@ class Boot:
 def local_script(record: ServerRecord | None, reason: str) -> str:
     """Give the script that leaves a machine to its own disk, in the way that its server wants it."""
     method = quirk(record.facts, "local_boot") if record is not None else None
-    word, _, url = (method or LocalBootMethod.EXIT).partition(":")
-    return local_boot_script(reason, LocalBootMethod(word), url or None)
+    word, _, url = (method or "").partition(":")
+    return local_boot_script(reason, LocalBoot(LocalBootMethod(word) if word else None, url or None))
 
 
 def machine_mac(text: str) -> str:
