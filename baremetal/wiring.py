@@ -41,6 +41,7 @@ from baremetal.service.boot import Boot
 from baremetal.service.deploys import Deploys
 from baremetal.service.doctor import Doctor, Place
 from baremetal.service.explain import Explain
+from baremetal.service.loaders import Loaders
 from baremetal.service.media import Media
 from baremetal.service.power import Power
 from baremetal.service.profiles import Offer, Profiles
@@ -122,6 +123,7 @@ def _assemble(
     observations = Observations(store, now)
 
     kitchen = Kitchen(TokenMint(master), public)
+    loaders = Loaders(config.data_dir / "loaders")
     base = _public_url(config, boot_port)
     offers = [_offer(config, name, profile) for name, profile in config.profile.items()]
     profiles = Profiles(
@@ -162,7 +164,8 @@ def _assemble(
 
     boot = Boot(store, engine, observations, kitchen, now=now, strict_source=config.security.strict_source)
     doors = Doors(config.server.public_url, base, tuple(config.server.trusted_proxies))
-    boot_app = BootApp(boot, Media(config.media_dir, _boots(offers)), writers, doors).build()
+    media = Media(config.media_dir, _boots(offers))
+    boot_app = BootApp(boot, media, loaders, writers, doors).build()
     control = control_stack(control_app(services, _version()), _hosts(config))
     every_s = config.bmc.observe_interval_s
     watch = PowerWatch(store, engine, conversations, lambda: Round(deadlines), every_s, watchers)

@@ -36,6 +36,7 @@ class By(StrEnum):
     ADDRESS = "address"
     PREFIX = "prefix"  # of an address: a group of machines; nothing is ever kept under such a name
     LAST = "last"  # the name that ends the sequence
+    SETTINGS = "settings"  # where we are, for scripts that load it first; nobody's
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from baremetal.errors import Invalid
 from baremetal.netboot.context import Context
-from baremetal.netboot.lookup import By, Loader, Question, address_keys, mac_key, read_key, swap_uuid
+from baremetal.netboot.lookup import By, Loader, Question, address_keys, mac_key, of_mac, read_key, swap_uuid
 from baremetal.netboot.menu import Menu
 from baremetal.netboot.render import render_loader_script
 from baremetal.netboot.scripts import DEFAULT, LocalBoot, local_values, shipped
@@ -25,6 +25,7 @@ from baremetal.netboot.templates import INSTALL_PXELINUX, Frozen
 FOLDER: Final = "pxelinux.cfg"
 LONGEST_LINE: Final = 2047  # of a kernel command line; the rest would be cut off without a word
 _NAME = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,63}/){0,4}pxelinux\.cfg/([A-Za-z0-9-]{1,64})\Z")
+_AGAIN = re.compile(r"again-([0-9A-Fa-f]{12})\Z")
 _PAUSE_S = 5
 
 
@@ -33,7 +34,10 @@ def read_name(name: str) -> Question | None:
     found = _NAME.match(name)
     if found is None:
         return None
-    return Question(By.LAST) if found[1] == "default" else read_key(found[1])
+    if found[1] == "default":
+        return Question(By.LAST)
+    again = _AGAIN.match(found[1])
+    return of_mac(again[1], own=True) if again else read_key(found[1])
 
 
 def lookups(mac: str, address: str = "", uuid: str = "", prefix: str = "") -> list[str]:
@@ -42,18 +46,18 @@ def lookups(mac: str, address: str = "", uuid: str = "", prefix: str = "") -> li
     return [f"{prefix}{FOLDER}/{key}" for key in keys]
 
 
-def same_name(name: str) -> str:
-    """Name a configuration as pxelinux, which stands beside the folder, would name it."""
-    return f"{FOLDER}/{name.rpartition('/')[2]}"
+def own_name(mac: str) -> str:
+    """Name the file that our configurations send a machine back to; outside the order, so it always has an answer."""
+    return f"{FOLDER}/again-{mac.replace(':', '')}"
 
 
 @lru_cache(maxsize=512)
-def wait_config(name: str) -> str:
-    """Return the configuration for when we cannot answer: waits, and asks for the same name again.
+def wait_config(mac: str) -> str:
+    """Return the configuration for when we cannot answer: waits, and asks again.
 
     It cannot count; whoever serves it does.
     """
-    return shipped("wait.pxelinux", name=same_name(name), pause_ds=_PAUSE_S * 10)
+    return shipped("wait.pxelinux", name=own_name(mac), pause_ds=_PAUSE_S * 10)
 
 
 @lru_cache(maxsize=512)
@@ -66,17 +70,14 @@ def local_config(reason: str, how: LocalBoot = DEFAULT, menu: Menu | None = None
     return shipped("localboot.pxelinux", **local_values(reason, how, menu))
 
 
-def install_config(
-    frozen: Frozen, context: Context, loader: Loader, name: str, *, more: Mapping[str, Any]
-) -> str:
+def install_config(frozen: Frozen, context: Context, loader: Loader, *, more: Mapping[str, Any]) -> str:
     """Render the configuration that starts this run's installer. Raises Invalid BM203, BM204.
 
-    `name` is what was asked for. A name after `::` goes to the TFTP server as it stands, whatever folder pxelinux.0
-    came from.
+    A name after `::` goes to the TFTP server as it stands, whatever folder pxelinux.0 came from.
     """
     media = context.urls.media
     place = media if loader is Loader.LPXELINUX else "::" + urlsplit(media).path.removeprefix("/")
-    told = {**more, "media_place": place, "name": same_name(name)}
+    told = {**more, "media_place": place, "name": own_name(context.server.boot_mac)}
     text = render_loader_script(INSTALL_PXELINUX, frozen, context, told)
     longest = max((len(line) for line in text.splitlines()), default=0)
     if longest > LONGEST_LINE:

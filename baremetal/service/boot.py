@@ -24,7 +24,10 @@ from baremetal.lifecycle.events import Fetched, Heard
 from baremetal.lifecycle.model import Fetch, Run, Signal
 from baremetal.lifecycle.windows import answer_window_open, tokens_live, window_run
 from baremetal.netboot.answer import BootAnswer, Install, choose_answer
-from baremetal.netboot.scripts import LocalBoot, LocalBootMethod, local_boot_script, wait_script
+from baremetal.netboot.dialect import Manner, constant, local_text, read_name, wait_text
+from baremetal.netboot.lookup import By, Loader, Question, swap_uuid
+from baremetal.netboot.menu import Menu, menu_for
+from baremetal.netboot.scripts import LocalBoot, LocalBootMethod
 from baremetal.netboot.tokens import Purpose, mask_tokens
 from baremetal.netboot.variables import normal_mac
 from baremetal.service.enrolment import quirk
@@ -40,6 +43,10 @@ _STRANGER_EVERY = timedelta(seconds=10)
 _STRANGERS_KEPT = 2048
 _SAME = timedelta(seconds=1)
 _NOTED_KEPT = 4096
+_REPEAT_WITHIN = timedelta(seconds=10)  # no machine is through its self-test again by then
+_SERVED_KEPT = 4096
+_WAIT_AT_MOST = timedelta(minutes=2)
+_WAIT_APART = timedelta(seconds=30)
 
 
 class Word(StrEnum):
@@ -54,7 +61,10 @@ class Word(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a netbooting machine says of itself, and where the request came from and went to."""
+    """What a netbooting machine says of itself, and where the request came from and went to.
+
+    `asked` is the question in the file's name, for a loader that can only ask by names.
+    """
 
     mac: str = ""
     uuid: str = ""
@@ -62,17 +72,41 @@ class Machine:
     arch: str = ""
     address: str = ""
     base: str = ""
+    loader: Loader = Loader.IPXE
+    asked: Question | None = None
+
+    @classmethod
+    def by_name(cls, name: str, address: str, base: str, *, http: bool) -> Machine | None:
+        """Read a file name as a machine's question; None for a name that is no loader's configuration."""
+        found = read_name(name, http=http)
+        if found is None:
+            return None
+        loader, asked = found
+        mac = asked.key if asked.by is By.MAC else ""
+        uuid = asked.key if asked.by is By.UUID else ""
+        return cls(mac=mac, uuid=uuid, address=address, base=base, loader=loader, asked=asked)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the loader has further names to ask for, so that *not found* is an answer."""
+        return self.asked is not None and not self.asked.own and self.asked.by is not By.LAST
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a boot request leads to, found by reading only. `commits`: nothing may be served before `settle`."""
+    """What a boot request leads to, found by reading only. `commits`: nothing may be served before `settle`.
+
+    `found` false: there is nothing of that name, and the loader goes on to its next one. `text`: what every machine is
+    told under that name.
+    """
 
     machine: Machine
     record: ServerRecord | None
     answer: BootAnswer | None
     commits: bool = False
     stranger: bool = False
+    found: bool = True
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +115,16 @@ class Served:
 
     text: str
     final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An installer's script that was served a moment ago."""
+
+    machine: Machine
+    run: int
+    text: str
+    at: datetime
 
 
 class Boot:
@@ -104,40 +148,79 @@ class Boot:
         self._strict = strict_source
         self._strangers: dict[str, datetime] = {}
         self._noted: dict[tuple[str, int | None, str], datetime] = {}
+        self._served: dict[str, _Kept] = {}
+        self._waits: dict[str, tuple[datetime, datetime]] = {}
         self._lock = threading.Lock()
 
     # -- boot scripts --
 
+    def tell(self, machine: Machine) -> str | None:
+        """Look, commit where serving means something, and give the text; None: nothing of that name. Never raises.
+
+        For callers that may wait for the database; the others look, and settle elsewhere.
+        """
+        try:
+            look = self.look(machine)
+            if look.stranger:
+                self.meet(machine)
+            if not look.found:
+                return None
+            return self.settle([look])[0] if look.commits else self.script(look)
+        except Exception:
+            log.exception("a boot script could not be made", mac=machine.mac, address=machine.address)
+            return self._wait(machine)
+
     def look(self, machine: Machine) -> Look:
         """Find what this machine would be told. Reads only; never raises: a database fault has no answer."""
+        asked = machine.asked
+        if asked is not None:
+            told = constant(machine.loader, asked, machine.base)
+            if told is not None or asked.by is By.PREFIX:
+                return Look(machine, None, None, found=told is not None, text=told or "")
         try:
             record = self._find(machine)
         except Unavailable as error:
             log.warning("a boot request could not be answered", address=machine.address, error=str(error))
-            return Look(machine, None, None)
+            # A loader that has not asked by its MAC yet does so next, and can be told to wait then.
+            return Look(machine, None, None, found=not machine.goes_on or bool(machine.mac))
         answer = choose_answer(record.life if record is not None else None)
         if record is None:
-            return Look(machine, None, answer, stranger=self._is_news(machine.mac))
-        return Look(
-            machine, record, answer, commits=isinstance(answer, Install) or _installing(record.life.run)
-        )
+            return Look(machine, None, answer, stranger=self._is_news(machine.mac), found=not machine.goes_on)
+        commits = isinstance(answer, Install) or _installing(record.life.run)
+        if commits and asked is not None and asked.by is By.ADDRESS:
+            # A lease proves nothing: whoever has another machine's address starts no installer, and ends none.
+            note = f"{machine.address} asked by the address {asked.key} alone, which is not enough to install"
+            run = record.life.run
+            self._seen(
+                record, run.number if run is not None else None, "script", note, address=machine.address
+            )
+            return Look(machine, None, None, found=False)
+        kept = self._repeated(machine, record, answer) if commits else None
+        if kept is not None:
+            return Look(machine, record, answer, text=kept)
+        return Look(machine, record, answer, commits=commits)
 
     def script(self, look: Look) -> str:
         """Give the script of a look that commits nothing, and note that it was asked for."""
+        machine = look.machine
+        if look.text:
+            return look.text
         if look.answer is None:
-            telemetry.BOOT_ANSWERS.labels("ipxe", "wait").inc()
-            return wait_script(look.machine.base)
+            telemetry.BOOT_ANSWERS.labels(str(machine.loader), "wait").inc()
+            return self._wait(machine)
         if look.record is not None:
             run = look.record.life.run
             self._seen(
                 look.record,
                 run.number if run is not None else None,
                 "script",
-                f"boot script asked for by {look.machine.address}: {look.answer.reason}",
-                address=look.machine.address,
+                f"boot script asked for by {machine.address}: {look.answer.reason}",
+                address=machine.address,
+                loader=str(machine.loader),
             )
-        telemetry.BOOT_ANSWERS.labels("ipxe", "local" if look.record is not None else "unknown").inc()
-        return local_script(look.record, look.answer.reason)
+        told = "local" if look.record is not None else "unknown"
+        telemetry.BOOT_ANSWERS.labels(str(machine.loader), told).inc()
+        return local_script(look.record, look.answer.reason, machine.loader)
 
     def settle(self, looks: Sequence[Look]) -> list[str]:
         """Commit what serving these machines means for their runs, in one transaction; give each its script.
@@ -150,7 +233,7 @@ class Boot:
                 return [self._commit(look, text) for look, text in zip(looks, prepared, strict=True)]
         except Unavailable as error:
             log.warning("boot scripts were held back", servers=len(looks), error=str(error))
-            return [wait_script(look.machine.base) for look in looks]
+            return [self._wait(look.machine) for look in looks]
         except Exception:
             if len(looks) == 1:
                 raise
@@ -163,7 +246,7 @@ class Boot:
             return self.settle([look])[0]
         except Exception:
             log.exception("a boot script could not be committed", mac=look.machine.mac)
-            return wait_script(look.machine.base)
+            return self._wait(look.machine)
 
     def _prepare(self, look: Look) -> Served:
         """Render an installer's script, or say what is told instead; nothing for a machine that hears no installer."""
@@ -173,11 +256,14 @@ class Boot:
             return Served("")
         try:
             recipe = self._recipe(record.id, answer.run)
-            return Served(self._kitchen.script(recipe, record.id, answer.run, look.machine.base))
+            manner = manner_of(record, look.machine.loader)
+            return Served(self._kitchen.script(recipe, record.id, answer.run, look.machine.base, manner))
         except Unavailable:
-            return Served(wait_script(look.machine.base), final=True)
+            return Served(self._wait(look.machine), final=True)
         except BaremetalError as error:
-            return Served(self._not_rendered(record, answer.run, "boot script", error), final=True)
+            self._not_rendered(record, answer.run, "boot script", error)
+            told = local_script(record, "boot script could not be rendered", look.machine.loader)
+            return Served(told, final=True)
 
     def _commit(self, look: Look, served: Served) -> str:
         record = look.record
@@ -190,14 +276,61 @@ class Boot:
                 record.id, Fetched(Fetch.SCRIPT, look.machine.address), known=record
             )
         except Unknown:
-            return local_script(None, "unknown machine: it was forgotten just now")
+            return local_script(None, "unknown machine: it was forgotten just now", look.machine.loader)
         now = decision.server.run
-        same = now is not None and run is not None and now.number == run.number
-        if decision.reply is Reply.SERVE and served.text and same:
-            telemetry.BOOT_ANSWERS.labels("ipxe", "install").inc()
+        if (
+            decision.reply is Reply.SERVE
+            and served.text
+            and now is not None
+            and run is not None
+            and now.number == run.number
+        ):
+            telemetry.BOOT_ANSWERS.labels(str(look.machine.loader), "install").inc()
+            self._keep(look.machine, record, now.number, served.text)
             return served.text
-        telemetry.BOOT_ANSWERS.labels("ipxe", "local").inc()
-        return local_script(record, decision.note)
+        telemetry.BOOT_ANSWERS.labels(str(look.machine.loader), "local").inc()
+        return local_script(record, decision.note, look.machine.loader)
+
+    def _repeated(self, machine: Machine, record: ServerRecord, answer: BootAnswer) -> str | None:
+        """Return what this machine was served a moment ago under the same name, if it is served still.
+
+        GRUB opens a file to see whether it is there, and then reads it; over TFTP a lost packet asks for a file anew.
+        None of these is another boot, and counts as one (promises I3). iPXE asks once.
+        """
+        if machine.loader is Loader.IPXE or not isinstance(answer, Install):
+            return None
+        with self._lock:
+            kept = self._served.get(record.id)
+        if kept is None or kept.machine != machine or kept.run != answer.run:
+            return None
+        return kept.text if timedelta(0) <= self._now() - kept.at < _REPEAT_WITHIN else None
+
+    def _keep(self, machine: Machine, record: ServerRecord, run: int, text: str) -> None:
+        if machine.loader is Loader.IPXE:
+            return
+        with self._lock:
+            if len(self._served) >= _SERVED_KEPT:
+                self._served.clear()
+            self._served[record.id] = _Kept(machine, run, text, self._now())
+
+    def _wait(self, machine: Machine) -> str:
+        """Say that we cannot answer; pxelinux cannot count how often, so that is done here."""
+        asked = machine.asked
+        if machine.loader in (Loader.PXELINUX, Loader.LPXELINUX) and self._is_tired(machine.mac):
+            return local_script(None, "we could not answer for too long", machine.loader)
+        return wait_text(machine.loader, machine.base, machine.mac, own=asked is not None and asked.own)
+
+    def _is_tired(self, mac: str) -> bool:
+        """Whether a machine was told to wait for two minutes already, without a pause between."""
+        at = self._now()
+        with self._lock:
+            first, last = self._waits.get(mac, (at, at))
+            if not timedelta(0) <= at - last < _WAIT_APART:
+                first = at
+            if len(self._waits) >= _STRANGERS_KEPT:
+                self._waits.clear()
+            self._waits[mac] = (first, at)
+        return at - first >= _WAIT_AT_MOST
 
     def meet(self, machine: Machine) -> None:
         """Remember a stranger for `baremetal list --unknown`. Best effort."""
@@ -209,7 +342,14 @@ class Boot:
             log.warning("a stranger could not be recorded", mac=machine.mac, error=str(error))
 
     def _find(self, machine: Machine) -> ServerRecord | None:
-        return self._store.find_boot(machine.mac, machine.uuid, machine.serial)
+        asked = machine.asked
+        if asked is not None and asked.by is By.ADDRESS:
+            return self._store.server_by_address(asked.key)
+        found = self._store.find_boot(machine.mac, machine.uuid, machine.serial)
+        if found is None and machine.uuid:
+            # Half of all firmwares and tools write its first fields the other way round.
+            found = self._store.server_by_uuid(swap_uuid(machine.uuid))
+        return found
 
     def _is_news(self, mac: str) -> bool:
         """Whether a stranger is worth a write: seldom for one MAC, and for a bounded number of MACs."""
@@ -229,13 +369,12 @@ class Boot:
             self._strangers[mac] = at
         return True
 
-    def _not_rendered(self, record: ServerRecord, run: int, what: str, error: BaremetalError) -> str:
+    def _not_rendered(self, record: ServerRecord, run: int, what: str, error: BaremetalError) -> None:
         text = mask_tokens(str(error))
         log.error(
             "nothing was served: rendering failed", server=record.life.name, code=error.code, error=text
         )
         self._seen(record, run, "render", f"{error.code} {what} not served: {text}")
-        return local_script(record, f"{what} could not be rendered")
 
     # -- answer files --
 
@@ -420,11 +559,28 @@ class Boot:
         self._observations.add(record.id, record.life.name, run, what, note, data)
 
 
-def local_script(record: ServerRecord | None, reason: str) -> str:
+def local_script(record: ServerRecord | None, reason: str, loader: Loader = Loader.IPXE) -> str:
     """Give the script that leaves a machine to its own disk, in the way that its server wants it."""
-    method = quirk(record.facts, "local_boot") if record is not None else None
-    word, _, url = (method or "").partition(":")
-    return local_boot_script(reason, LocalBoot(LocalBootMethod(word) if word else None, url or None))
+    return local_text(manner_of(record, loader), reason, _local_menu(record))
+
+
+def manner_of(record: ServerRecord | None, loader: Loader) -> Manner:
+    """Say how a server is spoken to by a loader, after its quirks."""
+    if record is None:
+        return Manner(loader)
+    facts = record.facts
+    word, _, url = (quirk(facts, "local_boot") or "").partition(":")
+    local = LocalBoot(LocalBootMethod(word) if word else None, url or None)
+    return Manner(loader, local, quirk(facts, "grub"), quirk(facts, "grub_media"))
+
+
+def _local_menu(record: ServerRecord | None) -> Menu | None:
+    if record is None:
+        return None
+    try:
+        return menu_for(record.facts.vars, record.life.name, "Boot as usual")
+    except Invalid:
+        return None
 
 
 def machine_mac(text: str) -> str:

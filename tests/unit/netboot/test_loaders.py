@@ -24,7 +24,6 @@ from tests.unit.netboot.test_render import golden
 
 MAC = "50:98:b8:1a:34:8d"
 UUID = "b8945908-d6a6-41a9-8e5d-c5a1d5c0f00d"
-ASKED = "pxelinux.cfg/01-52-54-00-12-34-56"
 MENU = Menu("baremetal: node-1", "Install rocky9 (run 3)", 10)
 LOCAL: dict[str, Any] = {"local_boot": LocalBoot().as_dict(), "menu": None}
 
@@ -163,7 +162,7 @@ def grub_install(profile: str, more: dict[str, Any] = LOCAL, **told: Any) -> str
 def pxelinux_install(
     profile: str, loader: Loader = Loader.PXELINUX, more: dict[str, Any] = LOCAL, **told: Any
 ) -> str:
-    return pxelinux.install_config(frozen(profile), context(profile, **told), loader, ASKED, more=more)
+    return pxelinux.install_config(frozen(profile), context(profile, **told), loader, more=more)
 
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))
@@ -221,7 +220,7 @@ def test_a_menu_is_shown_where_the_servers_variables_ask_for_one() -> None:
 def test_what_belongs_to_no_run() -> None:
     golden("loaders/first.grub.cfg", grub.first_config())
     golden("loaders/wait.grub.cfg", grub.wait_config())
-    golden("loaders/wait.pxelinux.cfg", pxelinux.wait_config(f"boot/{ASKED}"))
+    golden("loaders/wait.pxelinux.cfg", pxelinux.wait_config(MAC))
     for method in (None, LocalBootMethod.EXIT, LocalBootMethod.NEXT, LocalBootMethod.SANBOOT):
         name = f"localboot.{method or 'default'}"
         golden(f"loaders/{name}.grub.cfg", grub.local_config("active: boots its disk", LocalBoot(method)))
