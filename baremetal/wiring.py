@@ -150,6 +150,7 @@ def _assemble(
             engine,
             profiles,
             Place(config.data_dir, base, secrets_made),
+            loaders,
             is_frozen=conversations.is_frozen,
             blocked_s=conversations.blocked_s,
             now=now,

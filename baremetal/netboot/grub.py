@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 from baremetal.netboot.context import Context
@@ -24,25 +24,10 @@ from baremetal.netboot.render import render_loader_script
 from baremetal.netboot.scripts import DEFAULT, LocalBoot, local_values, shipped
 from baremetal.netboot.templates import INSTALL_GRUB, Frozen
 
-# Debian's installer build is made with this prefix; the others look beside themselves, or in /grub.
-FOLDERS: Final = (
-    "",
-    "grub",
-    "boot/grub",
-    "EFI/BOOT",
-    "EFI/debian",
-    "EFI/ubuntu",
-    "EFI/centos",
-    "EFI/redhat",
-    "EFI/rocky",
-    "EFI/almalinux",
-    "EFI/fedora",
-    "debian-installer/amd64/grub",
-    "debian-installer/arm64/grub",
-    "uefi",
-    "boot/efi",
-)
-_FOLDERS = {folder.lower() for folder in FOLDERS}
+# GRUB looks beside itself, wherever DHCP said that is, or in the folder it was made with (/grub, debian-installer/…).
+_FOLDER = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._+-]{0,63}/){0,6}\Z")
+# Its modules' folder, where Debian's build looks first: there is nothing there.
+_MODULES = re.compile(r"(?:^|/)(?:x86_64|i386|arm64|arm|riscv64)-(?:efi|pc)/\Z")
 _OWN = re.compile(r"grub/mac/([0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5})\.cfg\Z")
 _TRIES = 24
 _PAUSE_S = 5
@@ -53,8 +38,8 @@ def read_name(name: str) -> Question | None:
     found = _OWN.match(name)
     if found:
         return of_mac(found[1], own=True)
-    folder, _, file = name.rpartition("/")
-    if folder.lower() not in _FOLDERS:
+    folder, slash, file = name.rpartition("/")
+    if not _FOLDER.match(folder + slash) or _MODULES.search(folder + slash):
         return None
     if file == "grub.cfg":
         return Question(By.LAST)

@@ -17,22 +17,21 @@ from enum import StrEnum
 from baremetal import telemetry
 from baremetal.engine.engine import Engine
 from baremetal.engine.observations import Observations
-from baremetal.errors import BaremetalError, Invalid, Unavailable, Unknown
+from baremetal.errors import BaremetalError, Unavailable, Unknown
 from baremetal.failpoints import failpoints
 from baremetal.lifecycle.decide import Decision, Outcome, Reply
 from baremetal.lifecycle.events import Fetched, Heard
 from baremetal.lifecycle.model import Fetch, Run, Signal
 from baremetal.lifecycle.windows import answer_window_open, tokens_live, window_run
 from baremetal.netboot.answer import BootAnswer, Install, choose_answer
-from baremetal.netboot.dialect import Manner, constant, local_text, read_name, wait_text
-from baremetal.netboot.lookup import By, Loader, Question, swap_uuid
-from baremetal.netboot.menu import Menu, menu_for
-from baremetal.netboot.scripts import LocalBoot, LocalBootMethod
+from baremetal.netboot.dialect import constant, wait_text
+from baremetal.netboot.lookup import By, Loader, swap_uuid
 from baremetal.netboot.tokens import Purpose, mask_tokens
-from baremetal.netboot.variables import normal_mac
-from baremetal.service.enrolment import quirk
+from baremetal.service.machine import Machine
+from baremetal.service.manner import local_script, manner_of
 from baremetal.service.news import News, mismatch
 from baremetal.service.recipe import Kitchen, Recipe
+from baremetal.service.repeats import Repeats, Waits
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 
@@ -43,10 +42,7 @@ _STRANGER_EVERY = timedelta(seconds=10)
 _STRANGERS_KEPT = 2048
 _SAME = timedelta(seconds=1)
 _NOTED_KEPT = 4096
-_REPEAT_WITHIN = timedelta(seconds=10)  # no machine is through its self-test again by then
-_SERVED_KEPT = 4096
-_WAIT_AT_MOST = timedelta(minutes=2)
-_WAIT_APART = timedelta(seconds=30)
+_CANNOT_COUNT = (Loader.PXELINUX, Loader.LPXELINUX)
 
 
 class Word(StrEnum):
@@ -57,39 +53,6 @@ class Word(StrEnum):
     WAIT = "wait"
     REFUSED = "refused"
     GONE = "not found"
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What a netbooting machine says of itself, and where the request came from and went to.
-
-    `asked` is the question in the file's name, for a loader that can only ask by names.
-    """
-
-    mac: str = ""
-    uuid: str = ""
-    serial: str = ""
-    arch: str = ""
-    address: str = ""
-    base: str = ""
-    loader: Loader = Loader.IPXE
-    asked: Question | None = None
-
-    @classmethod
-    def by_name(cls, name: str, address: str, base: str, *, http: bool) -> Machine | None:
-        """Read a file name as a machine's question; None for a name that is no loader's configuration."""
-        found = read_name(name, http=http)
-        if found is None:
-            return None
-        loader, asked = found
-        mac = asked.key if asked.by is By.MAC else ""
-        uuid = asked.key if asked.by is By.UUID else ""
-        return cls(mac=mac, uuid=uuid, address=address, base=base, loader=loader, asked=asked)
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether the loader has further names to ask for, so that *not found* is an answer."""
-        return self.asked is not None and not self.asked.own and self.asked.by is not By.LAST
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +80,6 @@ class Served:
     final: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """An installer's script that was served a moment ago."""
-
-    machine: Machine
-    run: int
-    text: str
-    at: datetime
-
-
 class Boot:
     """The machines' side of the service. All of it may be called from several threads."""
 
@@ -148,8 +101,8 @@ class Boot:
         self._strict = strict_source
         self._strangers: dict[str, datetime] = {}
         self._noted: dict[tuple[str, int | None, str], datetime] = {}
-        self._served: dict[str, _Kept] = {}
-        self._waits: dict[str, tuple[datetime, datetime]] = {}
+        self._repeats = Repeats()
+        self._waits = Waits()
         self._lock = threading.Lock()
 
     # -- boot scripts --
@@ -195,9 +148,10 @@ class Boot:
                 record, run.number if run is not None else None, "script", note, address=machine.address
             )
             return Look(machine, None, None, found=False)
-        kept = self._repeated(machine, record, answer) if commits else None
-        if kept is not None:
-            return Look(machine, record, answer, text=kept)
+        if isinstance(answer, Install) and machine.loader is not Loader.IPXE:
+            kept = self._repeats.again(record.id, machine, answer.run, self._now())
+            if kept is not None:
+                return Look(machine, record, answer, text=kept)
         return Look(machine, record, answer, commits=commits)
 
     def script(self, look: Look) -> str:
@@ -286,51 +240,17 @@ class Boot:
             and now.number == run.number
         ):
             telemetry.BOOT_ANSWERS.labels(str(look.machine.loader), "install").inc()
-            self._keep(look.machine, record, now.number, served.text)
+            self._repeats.keep(record.id, look.machine, now.number, served.text, self._now())
             return served.text
         telemetry.BOOT_ANSWERS.labels(str(look.machine.loader), "local").inc()
         return local_script(record, decision.note, look.machine.loader)
 
-    def _repeated(self, machine: Machine, record: ServerRecord, answer: BootAnswer) -> str | None:
-        """Return what this machine was served a moment ago under the same name, if it is served still.
-
-        GRUB opens a file to see whether it is there, and then reads it; over TFTP a lost packet asks for a file anew.
-        None of these is another boot, and counts as one (promises I3). iPXE asks once.
-        """
-        if machine.loader is Loader.IPXE or not isinstance(answer, Install):
-            return None
-        with self._lock:
-            kept = self._served.get(record.id)
-        if kept is None or kept.machine != machine or kept.run != answer.run:
-            return None
-        return kept.text if timedelta(0) <= self._now() - kept.at < _REPEAT_WITHIN else None
-
-    def _keep(self, machine: Machine, record: ServerRecord, run: int, text: str) -> None:
-        if machine.loader is Loader.IPXE:
-            return
-        with self._lock:
-            if len(self._served) >= _SERVED_KEPT:
-                self._served.clear()
-            self._served[record.id] = _Kept(machine, run, text, self._now())
-
     def _wait(self, machine: Machine) -> str:
-        """Say that we cannot answer; pxelinux cannot count how often, so that is done here."""
+        """Say that we cannot answer just now; at last, to a loader that cannot count, local boot."""
         asked = machine.asked
-        if machine.loader in (Loader.PXELINUX, Loader.LPXELINUX) and self._is_tired(machine.mac):
+        if machine.loader in _CANNOT_COUNT and self._waits.is_enough(machine.mac, self._now()):
             return local_script(None, "we could not answer for too long", machine.loader)
         return wait_text(machine.loader, machine.base, machine.mac, own=asked is not None and asked.own)
-
-    def _is_tired(self, mac: str) -> bool:
-        """Whether a machine was told to wait for two minutes already, without a pause between."""
-        at = self._now()
-        with self._lock:
-            first, last = self._waits.get(mac, (at, at))
-            if not timedelta(0) <= at - last < _WAIT_APART:
-                first = at
-            if len(self._waits) >= _STRANGERS_KEPT:
-                self._waits.clear()
-            self._waits[mac] = (first, at)
-        return at - first >= _WAIT_AT_MOST
 
     def meet(self, machine: Machine) -> None:
         """Remember a stranger for `baremetal list --unknown`. Best effort."""
@@ -557,38 +477,6 @@ class Boot:
             self._noted.clear()
         self._noted[key] = at
         self._observations.add(record.id, record.life.name, run, what, note, data)
-
-
-def local_script(record: ServerRecord | None, reason: str, loader: Loader = Loader.IPXE) -> str:
-    """Give the script that leaves a machine to its own disk, in the way that its server wants it."""
-    return local_text(manner_of(record, loader), reason, _local_menu(record))
-
-
-def manner_of(record: ServerRecord | None, loader: Loader) -> Manner:
-    """Say how a server is spoken to by a loader, after its quirks."""
-    if record is None:
-        return Manner(loader)
-    facts = record.facts
-    word, _, url = (quirk(facts, "local_boot") or "").partition(":")
-    local = LocalBoot(LocalBootMethod(word) if word else None, url or None)
-    return Manner(loader, local, quirk(facts, "grub"), quirk(facts, "grub_media"))
-
-
-def _local_menu(record: ServerRecord | None) -> Menu | None:
-    if record is None:
-        return None
-    try:
-        return menu_for(record.facts.vars, record.life.name, "Boot as usual")
-    except Invalid:
-        return None
-
-
-def machine_mac(text: str) -> str:
-    """Bring a MAC as loaders write it to our form; "" for anything that is none."""
-    try:
-        return normal_mac(text)
-    except Invalid:
-        return ""
 
 
 _POINTS = {Signal.INSTALL_STARTED: "signal.started", Signal.INSTALL_COMPLETE: "signal.complete"}

@@ -16,7 +16,7 @@ from baremetal.lifecycle.workflows import Await, Do
 from baremetal.netboot.answer import BootAnswer, Install, TargetBoot, choose_answer
 from baremetal.netboot.scripts import boot_script, local_boot_script
 from baremetal.netboot.variables import normal_mac
-from baremetal.service.boot import local_script
+from baremetal.service.manner import local_script
 from baremetal.service.recipe import Kitchen
 from baremetal.service.servers import find
 from baremetal.store.records import ServerRecord

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from baremetal.lifecycle.model import Fetch
-from baremetal.service.boot import Boot, Machine
+from baremetal.service.boot import Boot
 from baremetal.service.loaders import Loaders
+from baremetal.service.machine import Machine
 from baremetal.service.media import Media
 
 _MEDIA = "media/"

@@ -26,8 +26,9 @@ from baremetal.errors import BaremetalError, Invalid, Unavailable
 from baremetal.lifecycle.model import Fetch, Signal
 from baremetal.netboot.dialect import wait_text
 from baremetal.netboot.scripts import boot_script
-from baremetal.service.boot import Boot, Machine, Word, machine_mac
+from baremetal.service.boot import Boot, Word
 from baremetal.service.loaders import Loaders
+from baremetal.service.machine import Machine, machine_mac
 from baremetal.service.media import Media
 from baremetal.service.news import News, read_json, read_news
 from baremetal.telemetry import logger
@@ -206,6 +207,12 @@ class BootApp:
     # -- media --
 
     async def media(self, request: Request) -> Response:
+        # The loader of an installation medium asks for its configuration beside itself, where the medium's own would
+        # start an installer for whoever comes (I2).
+        name = request.url.path.lstrip("/")
+        machine = Machine.by_name(name, self._address(request), self._base(request), http=True)
+        if machine is not None:
+            return await self._script(request, machine) if request.method == "GET" else _not_found()
         found = self._media.find(request.path_params["path"])
         if found is None:
             return _not_found()

@@ -194,6 +194,21 @@ def test_loaders_of_the_data_directory_are_served_under_every_spelling(service: 
     )
 
 
+def test_the_configuration_of_an_installation_medium_is_never_served(service: Service) -> None:
+    """I2: whoever boots the medium's own loader asks for `grub.cfg` beside it; the medium's would install."""
+    folder = service.folder / "data" / "media" / "test" / "EFI" / "BOOT"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "grub.cfg").write_text("linux /images/pxeboot/vmlinuz inst.stage2=hd:LABEL=X")
+    (folder / "grubx64.efi").write_bytes(b"MZ grub")
+    service.enrol()
+    number = service.deploy_until_window()
+    prefix = "/media/test/EFI/BOOT/"
+    assert service.machine.get(f"{prefix}grubx64.efi").content == b"MZ grub"
+    assert service.machine.get(f"{prefix}grub.cfg").text == grub.first_config()
+    missed, text = walk(service, grub.lookups(MAC, "10.1.1.30", prefix=prefix))
+    assert (missed, f"/media/_r1.{number}/test/vmlinuz" in text) == ([], True)
+
+
 @pytest.mark.parametrize("quirk", ["exit", "next", "sanboot"])
 def test_local_boot_by_the_method_that_suits_the_server(service: Service, quirk: str) -> None:
     service.enrol(quirks=[f"local_boot={quirk}"])
