@@ -143,7 +143,7 @@ def _assemble(
         servers=servers,
         deploys=Deploys(store, engine, profiles, kitchen, base=base, now=now),
         power=Power(store, engine, now=now),
-        explain=Explain(store, kitchen, base=base, now=now),
+        explain=Explain(store, kitchen, loaders, base=base, now=now),
         profiles=profiles,
         doctor=Doctor(
             store,

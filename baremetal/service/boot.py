@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -131,28 +131,27 @@ class Boot:
             if told is not None or asked.by is By.PREFIX:
                 return Look(machine, None, None, found=told is not None, text=told or "")
         try:
-            record = self._find(machine)
+            record = find_machine(self._store, machine)
         except Unavailable as error:
             log.warning("a boot request could not be answered", address=machine.address, error=str(error))
             # A loader that has not asked by its MAC yet does so next, and can be told to wait then.
             return Look(machine, None, None, found=not machine.goes_on or bool(machine.mac))
-        answer = choose_answer(record.life if record is not None else None)
+        look = weigh(machine, record)
         if record is None:
-            return Look(machine, None, answer, stranger=self._is_news(machine.mac), found=not machine.goes_on)
-        commits = isinstance(answer, Install) or _installing(record.life.run)
-        if commits and asked is not None and asked.by is By.ADDRESS:
-            # A lease proves nothing: whoever has another machine's address starts no installer, and ends none.
-            note = f"{machine.address} asked by the address {asked.key} alone, which is not enough to install"
+            return replace(look, stranger=self._is_news(machine.mac))
+        answer = look.answer
+        if not look.found:
             run = record.life.run
+            note = f"{machine.address} asked by that address alone, which is not enough to install"
             self._seen(
                 record, run.number if run is not None else None, "script", note, address=machine.address
             )
-            return Look(machine, None, None, found=False)
+            return look
         if isinstance(answer, Install) and machine.loader is not Loader.IPXE:
             kept = self._repeats.again(record.id, machine, answer.run, self._now())
             if kept is not None:
                 return Look(machine, record, answer, text=kept)
-        return Look(machine, record, answer, commits=commits)
+        return look
 
     def script(self, look: Look) -> str:
         """Give the script of a look that commits nothing, and note that it was asked for."""
@@ -260,16 +259,6 @@ class Boot:
             )
         except BaremetalError as error:
             log.warning("a stranger could not be recorded", mac=machine.mac, error=str(error))
-
-    def _find(self, machine: Machine) -> ServerRecord | None:
-        asked = machine.asked
-        if asked is not None and asked.by is By.ADDRESS:
-            return self._store.server_by_address(asked.key)
-        found = self._store.find_boot(machine.mac, machine.uuid, machine.serial)
-        if found is None and machine.uuid:
-            # Half of all firmwares and tools write its first fields the other way round.
-            found = self._store.server_by_uuid(swap_uuid(machine.uuid))
-        return found
 
     def _is_news(self, mac: str) -> bool:
         """Whether a stranger is worth a write: seldom for one MAC, and for a bounded number of MACs."""
@@ -477,6 +466,30 @@ class Boot:
             self._noted.clear()
         self._noted[key] = at
         self._observations.add(record.id, record.life.name, run, what, note, data)
+
+
+def find_machine(store: Store, machine: Machine) -> ServerRecord | None:
+    """Find whose machine this is, by all that it says of itself. Raises Unavailable."""
+    asked = machine.asked
+    if asked is not None and asked.by is By.ADDRESS:
+        return store.server_by_address(asked.key)
+    found = store.find_boot(machine.mac, machine.uuid, machine.serial)
+    if found is None and machine.uuid:
+        # Half of all firmwares and tools write its first fields the other way round.
+        found = store.server_by_uuid(swap_uuid(machine.uuid))
+    return found
+
+
+def weigh(machine: Machine, record: ServerRecord | None) -> Look:
+    """Say what a machine is told if it is this server, or nobody's; the same for a machine and for `explain`."""
+    answer = choose_answer(record.life if record is not None else None)
+    if record is None:
+        return Look(machine, None, answer, found=not machine.goes_on)
+    commits = isinstance(answer, Install) or _installing(record.life.run)
+    if commits and machine.asked is not None and machine.asked.by is By.ADDRESS:
+        # A lease proves nothing: whoever has another machine's address starts no installer, and ends none.
+        return Look(machine, record, answer, found=False)
+    return Look(machine, record, answer, commits=commits)
 
 
 _POINTS = {Signal.INSTALL_STARTED: "signal.started", Signal.INSTALL_COMPLETE: "signal.complete"}

@@ -275,3 +275,72 @@ def test_a_database_that_does_not_answer_makes_every_loader_wait(tmp_path: Path)
             service.app.store.find_boot = broken  # type: ignore[method-assign]
         assert "/answer/" in service.machine.get(f"/{again[1]}").text
         assert "/answer/" in service.machine.get(f"/grub/mac/{MAC}.cfg").text
+
+
+WAYS = {
+    "iPXE": ["boot.ipxe", f"ipxe?mac={MAC}"],
+    "BIOS, iPXE from TFTP": ["undionly.kpxe", "boot.ipxe", f"ipxe?mac={MAC}"],
+    "UEFI, iPXE from TFTP": ["ipxe.efi", "boot.ipxe", f"ipxe?mac={MAC}"],
+    "BIOS, pxelinux": ["pxelinux.0", "ldlinux.c32", f"pxelinux.cfg/{swap_uuid(UUID)}"],
+    "BIOS, lpxelinux": ["lpxelinux.0", "ldlinux.c32", f"pxelinux.cfg/{swap_uuid(UUID)}"],
+    "UEFI, shim and Debian's GRUB": [
+        "bootx64.efi", "revocations.efi", "grubx64.efi", "grub/x86_64-efi/grub.cfg", "grub/grub.cfg",
+        f"grub/mac/{MAC}.cfg",
+    ],
+    "UEFI, shim and Red Hat's GRUB": [
+        "bootx64.efi", "revocations.efi", "grubx64.efi", f"grub.cfg-01-{HYPHENS}",
+    ],
+    "UEFI HTTP boot": ["loaders/ipxe.efi", "boot.ipxe", f"ipxe?mac={MAC}"],
+    "scripts of the founding systems": ["boot.ipxe.cfg", f"boot/uuid-{UUID}.ipxe"],
+}  # fmt: skip
+
+
+def test_explain_walks_every_way_as_the_machine_would(service: Service) -> None:
+    """S3-2, S3-3: what it says of a name is what asking for that name gives."""
+    service.enrol(uuid=UUID, ip="10.1.1.30/24")
+    service.deploy_until_window()
+    told = service.get("/v1/servers/r1/explain")
+    assert [path["loader"] for path in told["paths"]] == list(WAYS)
+    for path in told["paths"]:
+        urls = [row["url"] for row in path["lookups"] if row["asked"]]
+        names = [url.removeprefix("tftp:").removeprefix(f"{service.boot_url}/") for url in urls]
+        assert names == WAYS[path["loader"]]
+        assert path["lookups"][len(urls) - 1]["answer"].endswith("waits for this machine to netboot")
+        assert "masked" in path["script"]
+    (pxelinux_way,) = [path for path in told["paths"] if path["loader"] == "BIOS, pxelinux"]
+    assert "KERNEL ::media/" in pxelinux_way["script"]
+    for row in pxelinux_way["lookups"]:
+        name = row["url"].removeprefix("tftp:")
+        if not name.startswith("pxelinux.cfg/") or "netboot" in row["answer"]:
+            continue
+        answer = service.machine.get(f"/{name}")
+        assert (answer.status_code == 404) == row["answer"].startswith("not found"), name
+    stranger = service.get(f"/v1/servers/{STRANGER}/explain")
+    (way,) = [path for path in stranger["paths"] if path["loader"] == "BIOS, lpxelinux"]
+    assert [row["asked"] for row in way["lookups"]] == [True] * len(way["lookups"])
+    assert way["lookups"][-1]["answer"].startswith("local boot")
+    assert "address is not known" in stranger["text"] or "which is not known here" in stranger["text"]
+
+
+@pytest.mark.parametrize(
+    ("loader", "file", "word"),
+    [
+        ("grub", "grub.cfg", "initrd /media/"),
+        ("pxelinux", "pxelinux.cfg", "INITRD ::media/"),
+        ("lpxelinux", "lpxelinux.cfg", "INITRD http://"),
+        ("ipxe", "install.ipxe", "initrd --name"),
+    ],
+)
+def test_render_shows_the_form_for_a_loader(service: Service, loader: str, file: str, word: str) -> None:
+    service.enrol()
+    told = service.get("/v1/servers/r1/render", profile="test", loader=loader)
+    assert told["files"][0]["name"] == file
+    assert word in told["files"][0]["text"]
+    assert service.get("/v1/servers/r1/render", 422, profile="test", loader="lilo")["code"] == "BM505"
+
+
+def test_doctor_names_the_missing_loaders_and_their_packages(service: Service) -> None:
+    (found,) = [check for check in service.get("/v1/doctor")["checks"] if check["name"] == "loaders"]
+    assert found["ok"] is not False, "machines may bring iPXE themselves"
+    if found["ok"] is None:
+        assert "apt-get install" in found["fix"]
