@@ -41,6 +41,7 @@ from baremetal.service.boot import Boot
 from baremetal.service.deploys import Deploys
 from baremetal.service.doctor import Doctor, Place
 from baremetal.service.explain import Explain
+from baremetal.service.files import Files
 from baremetal.service.loaders import Loaders
 from baremetal.service.media import Media
 from baremetal.service.power import Power
@@ -72,6 +73,8 @@ class App:
     services: Services
     control: ASGIApp
     boot: ASGIApp
+    boot_answers: Boot
+    files: Files
     ticks: Embedded
     watch: PowerWatch
     token_file: Path
@@ -187,6 +190,8 @@ def _assemble(
         services=services,
         control=control,
         boot=boot_app,
+        boot_answers=boot,
+        files=Files(boot, media, loaders),
         ticks=ticks,
         watch=watch,
         token_file=tokens.first(),

@@ -32,6 +32,7 @@ from baremetal.service.manner import local_script, manner_of
 from baremetal.service.news import News, mismatch
 from baremetal.service.recipe import Kitchen, Recipe
 from baremetal.service.repeats import Repeats, Waits
+from baremetal.service.requests import FileRequest, FileRequests
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 
@@ -101,6 +102,7 @@ class Boot:
         self._strict = strict_source
         self._strangers: dict[str, datetime] = {}
         self._noted: dict[tuple[str, int | None, str], datetime] = {}
+        self._requests = FileRequests(self._note_file, now)
         self._repeats = Repeats()
         self._waits = Waits()
         self._lock = threading.Lock()
@@ -140,6 +142,8 @@ class Boot:
         if record is None:
             return replace(look, stranger=self._is_news(machine.mac))
         answer = look.answer
+        if asked is not None and asked.by in (By.MAC, By.UUID):
+            self._requests.belongs(machine.address, record)
         if not look.found:
             run = record.life.run
             note = f"{machine.address} asked by that address alone, which is not enough to install"
@@ -440,6 +444,21 @@ class Boot:
             self._seen(
                 record, number, str(what), f"{what} {file} fetched by {address}", address=address, file=file
             )
+
+    def saw_file(self, request: FileRequest) -> None:
+        """Note a file that was asked for by TFTP, once it is known whose machine that was. Best effort."""
+        self._requests.saw(request)
+
+    def _note_file(self, record: ServerRecord, request: FileRequest) -> None:
+        run = record.life.run
+        self._seen(
+            record,
+            run.number if run is not None else None,
+            "file" if request.served or request.is_harmless else "missing",
+            request.note,
+            address=request.address,
+            file=request.name,
+        )
 
     # -- shared --
 

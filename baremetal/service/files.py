@@ -13,6 +13,7 @@ from baremetal.service.boot import Boot
 from baremetal.service.loaders import Loaders
 from baremetal.service.machine import Machine
 from baremetal.service.media import Media
+from baremetal.service.requests import FileRequest
 
 _MEDIA = "media/"
 
@@ -24,6 +25,10 @@ class Files:
         self._boot = boot
         self._media = media
         self._loaders = loaders
+
+    def saw(self, request: FileRequest) -> None:
+        """Note how a request ended."""
+        self._boot.saw_file(request)
 
     def resolve(self, name: str, client: str, base: str) -> bytes | Path | None:
         """Say what a machine that asks by TFTP gets under a name: bytes, a file, or nothing. Never raises.
