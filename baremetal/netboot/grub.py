@@ -2,8 +2,8 @@
 
 GRUB asks for its configuration in one of two ways. Red Hat's and upstream's builds ask `grub.cfg-01-MAC`, then by ever
 shorter address, then `grub.cfg` (`grub_net_search_config_file`, net/net.c). Debian's signed build carries a
-configuration of its own that sources `$prefix/x86_64-efi/grub.cfg`, else `$prefix/grub.cfg`: it never asks per MAC,
-and has no HTTP. So `grub.cfg` is the same few lines for every machine, which source a file per MAC.
+configuration of its own that sources `$prefix/grub.cfg`, which is `/grub/grub.cfg`: it never asks per MAC, and has no
+HTTP. So `grub.cfg` is the same few lines for every machine, which source a file per MAC.
 
 Kernel and initrd are named without a device, so that they come from where GRUB itself came from (`$root`): TFTP for
 Debian's build, HTTP for one that the firmware fetched by HTTP. Deliberately unknown: whose MAC it is.
@@ -53,8 +53,12 @@ def lookups(mac: str, address: str = "", uuid: str = "", prefix: str = "/") -> l
 
 
 def debian_lookups(mac: str) -> list[str]:
-    """List what Debian's signed network build asks for, with our `grub.cfg`."""
-    return ["/grub/x86_64-efi/grub.cfg", "/grub/grub.cfg", own_name(mac)]
+    """List what Debian's signed network build asks for, with our `grub.cfg` (seen of 2.06-13+deb12u2).
+
+    It also carries a test for `$prefix/x86_64-efi/grub.cfg`, but that sends nothing over TFTP.
+    """
+    lists = ("command", "fs", "crypto", "terminal")
+    return [*(f"/grub/x86_64-efi/{name}.lst" for name in lists), "/grub/grub.cfg", own_name(mac)]
 
 
 def own_name(mac: str) -> str:

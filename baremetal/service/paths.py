@@ -36,8 +36,8 @@ def ways(mac: str, address: str, uuid: str) -> list[Way]:
     hint = (
         "" if address else "between MAC and the last name it asks by its address, which is not known here; "
     )
-    shim = ("bootx64.efi", "revocations.efi", "grubx64.efi")
-    revoked = frozenset(["revocations.efi"])
+    revoked = ("revocations_sku.efi", "revocations_sbat.efi", "shim_certificate_0.efi")
+    shim = ("bootx64.efi", *revoked, "grubx64.efi")
     signed = "GRUB is signed by Debian, never asks per MAC by itself, and has no HTTP: kernel and initrd come by TFTP"
     return [
         Way("iPXE", Loader.IPXE, ("boot.ipxe", f"ipxe?mac={mac}"), http=True,
@@ -53,9 +53,9 @@ def ways(mac: str, address: str, uuid: str) -> list[Way]:
             note=f"{hint}DHCP option 210 (path prefix) sends it to HTTP"),
         Way("UEFI, shim and Debian's GRUB", Loader.GRUB,
             (*shim, *(name.lstrip("/") for name in grub.debian_lookups(mac))), note=f"all by TFTP; {signed}",
-            passed=revoked),
+            passed=frozenset(revoked)),
         Way("UEFI, shim and Red Hat's GRUB", Loader.GRUB,
-            (*shim, *(name.lstrip("/") for name in grub.lookups(mac, address))), passed=revoked,
+            (*shim, *(name.lstrip("/") for name in grub.lookups(mac, address))), passed=frozenset(revoked),
             note=f"{hint}all by TFTP, beside the folder that GRUB came from"),
         Way("UEFI HTTP boot", Loader.IPXE, ("loaders/ipxe.efi", "boot.ipxe", f"ipxe?mac={mac}"), http=True,
             note="not with Debian's signed GRUB: it has no HTTP, and would look for its files by TFTP"),
@@ -106,7 +106,7 @@ class Guide:
         found = self._loaders.find(name)
         if found is not None:
             return f"{found.path}"
-        if name in way.passed or name.endswith("/x86_64-efi/grub.cfg"):
+        if name in way.passed or name.endswith(".lst"):
             return "not found, which is normal"
         fixes: Iterable[str] = (missing.fix for missing in self._loaders.missing([name]))
         return "missing: " + next(iter(fixes), "not found")

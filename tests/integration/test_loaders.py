@@ -59,12 +59,13 @@ def test_red_hats_grub_finds_its_servers_answer_by_mac(service: Service) -> None
 
 
 def test_debians_grub_never_asks_per_mac_and_is_sent_to_a_file_that_does(service: Service) -> None:
-    """S3-2 for the signed build, which asks `$prefix/x86_64-efi/grub.cfg` and then `$prefix/grub.cfg` alone."""
+    """S3-2 for the signed build, which asks for lists of modules and then `$prefix/grub.cfg` alone."""
     service.enrol()
     number = service.deploy_until_window()
-    first, second, own = grub.debian_lookups(MAC)
-    assert service.machine.get(first).status_code == 404
-    constant = service.machine.get(second).text
+    *lists, last, own = grub.debian_lookups(MAC)
+    assert {service.machine.get(name).status_code for name in lists} == {404}
+    assert service.machine.get("/grub/x86_64-efi/grub.cfg").status_code == 404
+    constant = service.machine.get(last).text
     assert constant == grub.first_config()
     assert "source /grub/mac/$net_default_mac.cfg" in constant
     assert f"/media/_r1.{number}/test/vmlinuz" in service.machine.get(own).text
@@ -277,6 +278,7 @@ def test_a_database_that_does_not_answer_makes_every_loader_wait(tmp_path: Path)
         assert "/answer/" in service.machine.get(f"/grub/mac/{MAC}.cfg").text
 
 
+SHIM = ["bootx64.efi", "revocations_sku.efi", "revocations_sbat.efi", "shim_certificate_0.efi", "grubx64.efi"]
 WAYS = {
     "iPXE": ["boot.ipxe", f"ipxe?mac={MAC}"],
     "BIOS, iPXE from TFTP": ["undionly.kpxe", "boot.ipxe", f"ipxe?mac={MAC}"],
@@ -284,11 +286,11 @@ WAYS = {
     "BIOS, pxelinux": ["pxelinux.0", "ldlinux.c32", f"pxelinux.cfg/{swap_uuid(UUID)}"],
     "BIOS, lpxelinux": ["lpxelinux.0", "ldlinux.c32", f"pxelinux.cfg/{swap_uuid(UUID)}"],
     "UEFI, shim and Debian's GRUB": [
-        "bootx64.efi", "revocations.efi", "grubx64.efi", "grub/x86_64-efi/grub.cfg", "grub/grub.cfg",
-        f"grub/mac/{MAC}.cfg",
+        *SHIM, "grub/x86_64-efi/command.lst", "grub/x86_64-efi/fs.lst", "grub/x86_64-efi/crypto.lst",
+        "grub/x86_64-efi/terminal.lst", "grub/grub.cfg", f"grub/mac/{MAC}.cfg",
     ],
     "UEFI, shim and Red Hat's GRUB": [
-        "bootx64.efi", "revocations.efi", "grubx64.efi", f"grub.cfg-01-{HYPHENS}",
+        *SHIM, f"grub.cfg-01-{HYPHENS}",
     ],
     "UEFI HTTP boot": ["loaders/ipxe.efi", "boot.ipxe", f"ipxe?mac={MAC}"],
     "scripts of the founding systems": ["boot.ipxe.cfg", f"boot/uuid-{UUID}.ipxe"],

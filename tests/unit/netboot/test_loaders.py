@@ -87,8 +87,8 @@ def test_every_name_of_a_lookup_is_understood_as_what_it_asks() -> None:
             Question(By.ADDRESS, "10.1.1.30"),
         ]
         assert [question and question.by for question in asked[3:]] == [By.PREFIX] * 7 + [By.LAST]
-    x86, last, own = (grub.read_name(name.lstrip("/")) for name in grub.debian_lookups(MAC))
-    assert (x86, last, own) == (None, Question(By.LAST), Question(By.MAC, MAC, own=True))
+    *lists, last, own = (grub.read_name(name.lstrip("/")) for name in grub.debian_lookups(MAC))
+    assert (lists, last, own) == ([None] * 4, Question(By.LAST), Question(By.MAC, MAC, own=True))
 
 
 @pytest.mark.parametrize(
