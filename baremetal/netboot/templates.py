@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -109,11 +110,16 @@ def freeze(profile: Profile, templates: Templates) -> Frozen:
 
 def with_loaders(frozen: Frozen) -> Frozen:
     """Add the shipped loaders' templates to what a run froze before they existed."""
+    return Frozen(frozen.files, {**_shipped_loaders(), **frozen.texts})
+
+
+@lru_cache(maxsize=1)
+def _shipped_loaders() -> Mapping[str, str]:
     shipped = Templates.with_own()
     texts: dict[str, str] = {}
     for name in LOADERS:
         collect(name, shipped, texts)
-    return Frozen(frozen.files, {**texts, **frozen.texts})
+    return texts
 
 
 def collect(name: str, templates: Templates, texts: dict[str, str], above: tuple[str, ...] = ()) -> None:

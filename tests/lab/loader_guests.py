@@ -19,6 +19,7 @@ from baremetal.lifecycle.model import BootMode
 from tests.lab.guests import text_of
 
 _ASKED = re.compile(rb"\x00\x01/?([A-Za-z0-9_./:-]{4,120})\x00octet\x00")
+SYSTEM_UUID: Final = "0b5e7c2e-5a39-4a55-9d0c-3d8f6f1f0a22"
 SYSLINUX: Final = Path("/usr/lib/syslinux/modules/bios")
 
 
@@ -64,6 +65,7 @@ def _command(folder: Path, tree: Path, first: str, mac: str, disk: Path, firmwar
         "-serial",
         f"file:{folder / 'serial.log'}",
     ]
+    command += ["-uuid", SYSTEM_UUID]
     card = f"virtio-net-pci,netdev=net0,mac={mac},bootindex=0"
     if firmware.code is None:
         command += ["-machine", "pc,usb=off,graphics=off"]
