@@ -136,9 +136,9 @@ def render_loader_script(name: str, frozen: Frozen, context: Context, more: Mapp
     if any(text not in frozen.texts for text in LOADERS):
         frozen = with_loaders(frozen)
     compiled = _SHELF.get(frozen)
+    check_plain(dict(more))
     values = {"menu": None, **_with_kernel_line(compiled, context), **more}
     values["cmdline"] = " ".join(compiled.render(COMMAND_LINE, values).split())
-    check_plain(values)
     return compiled.render(name, values)
 
 
