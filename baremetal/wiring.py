@@ -44,6 +44,8 @@ from baremetal.service.deploys import Deploys
 from baremetal.service.dhcp import REFRESH_S, Dhcp
 from baremetal.service.doctor import Doctor, Place
 from baremetal.service.explain import Explain
+from baremetal.service.files import Files
+from baremetal.service.loaders import Loaders
 from baremetal.service.media import Media
 from baremetal.service.power import Power
 from baremetal.service.profiles import Offer, Profiles
@@ -74,6 +76,8 @@ class App:
     services: Services
     control: ASGIApp
     boot: ASGIApp
+    boot_answers: Boot
+    files: Files
     ticks: Embedded
     watch: PowerWatch
     dhcp: Dhcp | None
@@ -126,6 +130,7 @@ def _assemble(
     observations = Observations(store, now)
 
     kitchen = Kitchen(TokenMint(master), public)
+    loaders = Loaders(config.data_dir / "loaders")
     base = public_url(config, port=boot_port)
     offers = [_offer(config, name, profile) for name, profile in config.profile.items()]
     profiles = Profiles(
@@ -145,13 +150,14 @@ def _assemble(
         servers=servers,
         deploys=Deploys(store, engine, profiles, kitchen, base=base, now=now),
         power=Power(store, engine, now=now),
-        explain=Explain(store, kitchen, base=base, now=now),
+        explain=Explain(store, kitchen, loaders, base=base, now=now),
         profiles=profiles,
         doctor=Doctor(
             store,
             engine,
             profiles,
             Place(config.data_dir, base, secrets_made),
+            loaders,
             is_frozen=conversations.is_frozen,
             blocked_s=conversations.blocked_s,
             now=now,
@@ -166,7 +172,8 @@ def _assemble(
 
     boot = Boot(store, engine, observations, kitchen, now=now, strict_source=config.security.strict_source)
     doors = Doors(config.server.public_url, base, tuple(config.server.trusted_proxies))
-    boot_app = BootApp(boot, Media(config.media_dir, _boots(offers)), writers, doors).build()
+    media = Media(config.media_dir, _boots(offers))
+    boot_app = BootApp(boot, media, loaders, writers, doors).build()
     control = control_stack(control_app(services, _version()), _hosts(config))
     every_s = config.bmc.observe_interval_s
     watch = PowerWatch(store, engine, conversations, lambda: Round(deadlines), every_s, watchers)
@@ -192,6 +199,8 @@ def _assemble(
         services=services,
         control=control,
         boot=boot_app,
+        boot_answers=boot,
+        files=Files(boot, media, loaders),
         ticks=ticks,
         watch=watch,
         dhcp=dhcp,

@@ -99,12 +99,22 @@ def explain(
 
 
 @app.command()
-def render(name: Name, profile: ProfileOption = None, output: OutputOption = Output.TABLE) -> None:
+def render(
+    name: Name,
+    profile: ProfileOption = None,
+    loader: Annotated[
+        str | None,
+        typer.Option(
+            "--loader", metavar="LOADER", help="In the form for ipxe (default), grub, pxelinux or lpxelinux."
+        ),
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
     """Print the exact bytes a server would be served, tokens masked: of its open run, or of a deploy of PROFILE."""
     from baremetal.client import Client, server_path
 
     with Client.find() as client:
-        told = client.get(server_path(name, "render"), profile=profile)
+        told = client.get(server_path(name, "render"), profile=profile, loader=loader)
     if not emit(told, output):
         _print_files(told["files"])
 

@@ -264,6 +264,8 @@ class Milestones:
             case "log":
                 self.logs.append(file)
                 return Mark.STAGE, "log uploaded", file
+            case "missing":
+                return Mark.WARN, "file missing", file
             case "refused" | "render":
                 return Mark.WARN, what.replace("render", "not rendered"), str(event["note"])
         if event["kind"] == "audit" and event.get("run") == self.run:

@@ -25,6 +25,7 @@ from baremetal.netboot.selector import parse_selector
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 _YAML_ESCAPED = re.compile(r"[\x7f-\xa0\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 _KS_BARE = re.compile(r"[A-Za-z0-9_@%+=:,./-]+\Z")
+_GRUB_BARE = re.compile(r"[A-Za-z0-9_./:,=+@%-]+\Z")
 _IPXE_WORD = re.compile(r"[!-~]+\Z")
 
 
@@ -94,6 +95,29 @@ def ipxe(value: Any) -> str:
     return " ".join(words)
 
 
+def grub(value: Any) -> str:
+    """Quote for a GRUB script; a list becomes several words. Between single quotes nothing has a meaning."""
+    if isinstance(value, (list, tuple)):
+        return " ".join(grub(item) for item in value)
+    text = _one_line(value, "a GRUB script")
+    if _GRUB_BARE.match(text):
+        return text
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def pxelinux(value: Any) -> str:
+    """Check words of a pxelinux configuration: it has no quoting, and the rest of a line is taken as it stands.
+
+    `initrd=` among the kernel's words would load another one; `^` marks a hot key in a menu.
+    """
+    text = _one_line(value, "a pxelinux configuration")
+    words = text.split()
+    for word in words:
+        if not _IPXE_WORD.match(word) or word.lower().startswith("initrd=") or word[0] in "#^":
+            raise Invalid("pxelinux would not take this word literally", code="BM204", seen=word)
+    return " ".join(words)
+
+
 def netmask(value: Any) -> str:
     """Write an IPv4 prefix length as a dotted mask."""
     return str(ipaddress.IPv4Network((0, int(_text(value)))).netmask)
@@ -137,6 +161,8 @@ ESCAPES: Final[Mapping[str, Callable[..., str]]] = {
     "line": line,
     "yaml": yaml,
     "ipxe": ipxe,
+    "grub": grub,
+    "pxelinux": pxelinux,
 }
 CONVERSIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "netmask": netmask,

@@ -12,7 +12,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from jinja2 import DictLoader, Template, TemplateSyntaxError, UndefinedError
@@ -22,7 +22,14 @@ from baremetal.errors import Invalid
 from baremetal.netboot.context import Context, check_plain
 from baremetal.netboot.filters import FILTERS
 from baremetal.netboot.sandbox import BUDGET, MAX_OUTPUT, Budget, Overrun, Refusal, Sandbox, Unset
-from baremetal.netboot.templates import INSTALL_SCRIPT, KERNEL_ARGS, Frozen
+from baremetal.netboot.templates import (
+    COMMAND_LINE,
+    INSTALL_SCRIPT,
+    KERNEL_ARGS,
+    LOADERS,
+    Frozen,
+    with_loaders,
+)
 from baremetal.netboot.tokens import mask_tokens
 from baremetal.netboot.variables import kernel_words
 
@@ -114,10 +121,25 @@ def render_answer(frozen: Frozen, file: str, context: Context) -> str:
     return _SHELF.get(frozen).render(frozen.files[file], context.values())
 
 
-def render_install_script(frozen: Frozen, context: Context) -> str:
+def render_install_script(
+    frozen: Frozen, context: Context, more: Mapping[str, Any] = MappingProxyType({})
+) -> str:
     """Render the iPXE script that starts this run's installer; it holds the fetch token and no other secret."""
+    return render_loader_script(INSTALL_SCRIPT, frozen, context, more)
+
+
+def render_loader_script(name: str, frozen: Frozen, context: Context, more: Mapping[str, Any]) -> str:
+    """Render what starts this run's installer in the language of template `name`. Raises Invalid BM203, BM204.
+
+    `more` is what this loader's template is told beside the context. A menu is none unless `more` has one.
+    """
+    if any(text not in frozen.texts for text in LOADERS):
+        frozen = with_loaders(frozen)
     compiled = _SHELF.get(frozen)
-    return compiled.render(INSTALL_SCRIPT, _with_kernel_line(compiled, context))
+    check_plain(dict(more))
+    values = {"menu": None, **_with_kernel_line(compiled, context), **more}
+    values["cmdline"] = " ".join(compiled.render(COMMAND_LINE, values).split())
+    return compiled.render(name, values)
 
 
 def render_kernel_args(frozen: Frozen, context: Context) -> str:
@@ -127,9 +149,14 @@ def render_kernel_args(frozen: Frozen, context: Context) -> str:
 
 def render_text(text: str, name: str, values: Mapping[str, Any]) -> str:
     """Render one stand-alone text over plain values; `name` is what errors call it."""
+    return render_set(Frozen({}, {name: text}), name, values)
+
+
+def render_set(frozen: Frozen, name: str, values: Mapping[str, Any]) -> str:
+    """Render one template of a set of texts over plain values."""
     plain = dict(values)
     check_plain(plain)
-    return _SHELF.get(Frozen({}, {name: text})).render(name, plain)
+    return _SHELF.get(frozen).render(name, plain)
 
 
 def _with_kernel_line(compiled: Compiled, context: Context) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,10 @@ from baremetal.errors import Invalid
 from baremetal.netboot.profile import Profile
 
 INSTALL_SCRIPT: Final = "loaders/install.ipxe.j2"
+INSTALL_GRUB: Final = "loaders/install.grub.j2"
+INSTALL_PXELINUX: Final = "loaders/install.pxelinux.j2"
+COMMAND_LINE: Final = "loaders/cmdline.j2"  # the kernel's words, the same for every loader
+LOADERS: Final = (INSTALL_SCRIPT, INSTALL_GRUB, INSTALL_PXELINUX, COMMAND_LINE)
 KERNEL_ARGS: Final = "kernel_args"  # the name under which a profile's kernel_args are frozen and reported
 MAX_TEMPLATE: Final = 256 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*\Z")
@@ -98,18 +103,33 @@ class Frozen:
 def freeze(profile: Profile, templates: Templates) -> Frozen:
     """Collect a profile's templates and everything they include. Raises Invalid with file and line."""
     texts: dict[str, str] = {KERNEL_ARGS: profile.kernel_args}
-    for name in (KERNEL_ARGS, INSTALL_SCRIPT, *profile.answer_files.values()):
-        _collect(name, templates, texts, ())
+    for name in (KERNEL_ARGS, *LOADERS, *profile.answer_files.values()):
+        collect(name, templates, texts)
     return Frozen(profile.answer_files, texts)
 
 
-def _collect(name: str, templates: Templates, texts: dict[str, str], above: tuple[str, ...]) -> None:
+def with_loaders(frozen: Frozen) -> Frozen:
+    """Add the shipped loaders' templates to what a run froze before they existed."""
+    return Frozen(frozen.files, {**_shipped_loaders(), **frozen.texts})
+
+
+@lru_cache(maxsize=1)
+def _shipped_loaders() -> Mapping[str, str]:
+    shipped = Templates.with_own()
+    texts: dict[str, str] = {}
+    for name in LOADERS:
+        collect(name, shipped, texts)
+    return texts
+
+
+def collect(name: str, templates: Templates, texts: dict[str, str], above: tuple[str, ...] = ()) -> None:
+    """Add a template and everything it includes to `texts`. Raises Invalid with file and line."""
     if name in above:
         raise Invalid(f"includes itself: {' > '.join((*above, name))}", code="BM204", file=above[-1])
     if name not in texts:
         texts[name] = templates.text(name)
     for part in _included(name, texts[name]):
-        _collect(part, templates, texts, (*above, name))
+        collect(part, templates, texts, (*above, name))
 
 
 _PARSER = Environment(autoescape=False)  # only ever parses: nothing is compiled or run by it

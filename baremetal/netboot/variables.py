@@ -36,6 +36,8 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "keyboard": "us",
     "mirror": None,
     "ssh_authorized_keys": [],
+    "menu_timeout_s": None,
+    "menu_default": None,
 }
 MAX_VARIABLES: Final = 256
 MAX_TEXT: Final = 4096
@@ -54,6 +56,7 @@ _SSH_KEY = re.compile(
     r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-[a-z0-9-]+@openssh\.com) "
     r"[A-Za-z0-9+/]{40,4096}={0,3}( [ -~]{1,200})?\Z"
 )
+_MENU_DEFAULT = re.compile(r"(answer|local)\Z")
 _URL = re.compile(r"[a-z]+://[A-Za-z0-9._~:/@%+,=\[\]-]+\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -214,6 +217,8 @@ _FORMS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "ssh_authorized_keys": _each(
         _form(_SSH_KEY, "an SSH public key (one line, no options before it)"), r"[\n]+"
     ),
+    "menu_timeout_s": _number(1, 3600),
+    "menu_default": _form(_MENU_DEFAULT, "answer or local"),
 }
 _HELP: Final[Mapping[str, str]] = {
     "ip": "an address, or address/prefix",

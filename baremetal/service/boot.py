@@ -10,26 +10,29 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from baremetal import telemetry
 from baremetal.engine.engine import Engine
 from baremetal.engine.observations import Observations
-from baremetal.errors import BaremetalError, Invalid, Unavailable, Unknown
+from baremetal.errors import BaremetalError, Unavailable, Unknown
 from baremetal.failpoints import failpoints
 from baremetal.lifecycle.decision import Decision, Outcome, Reply
 from baremetal.lifecycle.events import Fetched, Heard
 from baremetal.lifecycle.model import Fetch, Run, Signal
 from baremetal.lifecycle.windows import answer_window_open, is_writing, tokens_live, window_run
 from baremetal.netboot.answer import BootAnswer, Install, choose_answer
-from baremetal.netboot.scripts import LocalBootMethod, local_boot_script, wait_script
+from baremetal.netboot.dialect import constant, wait_text
+from baremetal.netboot.lookup import By, Loader, swap_uuid
 from baremetal.netboot.tokens import Purpose, mask_tokens
-from baremetal.netboot.variables import normal_mac
-from baremetal.service.enrolment import quirk
+from baremetal.service.machine import Machine
+from baremetal.service.manner import local_script, manner_of
 from baremetal.service.news import News, mismatch
 from baremetal.service.recipe import Kitchen, Recipe
+from baremetal.service.repeats import Repeats, Waits
+from baremetal.service.requests import FileRequest, FileRequests
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 
@@ -40,6 +43,7 @@ _STRANGER_EVERY = timedelta(seconds=10)
 _STRANGERS_KEPT = 2048
 _SAME = timedelta(seconds=1)
 _NOTED_KEPT = 4096
+_CANNOT_COUNT = (Loader.PXELINUX, Loader.LPXELINUX)
 
 
 class Word(StrEnum):
@@ -53,26 +57,20 @@ class Word(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
-    """What a netbooting machine says of itself, and where the request came from and went to."""
-
-    mac: str = ""
-    uuid: str = ""
-    serial: str = ""
-    arch: str = ""
-    address: str = ""
-    base: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Look:
-    """What a boot request leads to, found by reading only. `commits`: nothing may be served before `settle`."""
+    """What a boot request leads to, found by reading only. `commits`: nothing may be served before `settle`.
+
+    `found` false: there is nothing of that name, and the loader goes on to its next one. `text`: what every machine is
+    told under that name.
+    """
 
     machine: Machine
     record: ServerRecord | None
     answer: BootAnswer | None
     commits: bool = False
     stranger: bool = False
+    found: bool = True
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,38 +102,82 @@ class Boot:
         self._strict = strict_source
         self._strangers: dict[str, datetime] = {}
         self._noted: dict[tuple[str, int | None, str], datetime] = {}
+        self._requests = FileRequests(self._note_file, now)
+        self._repeats = Repeats()
+        self._waits = Waits()
         self._lock = threading.Lock()
 
     # -- boot scripts --
 
+    def tell(self, machine: Machine) -> str | None:
+        """Look, commit where serving means something, and give the text; None: nothing of that name. Never raises.
+
+        For callers that may wait for the database; the others look, and settle elsewhere.
+        """
+        try:
+            look = self.look(machine)
+            if look.stranger:
+                self.meet(machine)
+            if not look.found:
+                return None
+            return self.settle([look])[0] if look.commits else self.script(look)
+        except Exception:
+            log.exception("a boot script could not be made", mac=machine.mac, address=machine.address)
+            return self._wait(machine)
+
     def look(self, machine: Machine) -> Look:
         """Find what this machine would be told. Reads only; never raises: a database fault has no answer."""
+        asked = machine.asked
+        if asked is not None:
+            told = constant(machine.loader, asked, machine.base)
+            if told is not None or asked.by is By.PREFIX:
+                return Look(machine, None, None, found=told is not None, text=told or "")
         try:
-            record = self._find(machine)
+            record = find_machine(self._store, machine)
         except Unavailable as error:
             log.warning("a boot request could not be answered", address=machine.address, error=str(error))
-            return Look(machine, None, None)
-        answer = choose_answer(record.life if record is not None else None)
+            # A loader that has not asked by its MAC yet does so next, and can be told to wait then.
+            return Look(machine, None, None, found=not machine.goes_on or bool(machine.mac))
+        look = weigh(machine, record)
         if record is None:
-            return Look(machine, None, answer, stranger=self._is_news(machine.mac))
-        return Look(machine, record, answer, commits=isinstance(answer, Install) or _writing(record.life.run))
+            return replace(look, stranger=self._is_news(machine.mac))
+        answer = look.answer
+        if asked is not None and asked.by in (By.MAC, By.UUID):
+            self._requests.belongs(machine.address, record)
+        if not look.found:
+            run = record.life.run
+            note = f"{machine.address} asked by that address alone, which is not enough to install"
+            self._seen(
+                record, run.number if run is not None else None, "script", note, address=machine.address
+            )
+            return look
+        if isinstance(answer, Install) and machine.loader is not Loader.IPXE:
+            kept = self._repeats.again(record.id, machine, answer.run, self._now())
+            if kept is not None:
+                return Look(machine, record, answer, text=kept)
+        return look
 
     def script(self, look: Look) -> str:
         """Give the script of a look that commits nothing, and note that it was asked for."""
+        machine = look.machine
+        if look.text:
+            return look.text
         if look.answer is None:
-            telemetry.BOOT_ANSWERS.labels("ipxe", "wait").inc()
-            return wait_script(look.machine.base)
+            telemetry.BOOT_ANSWERS.labels(str(machine.loader), "wait").inc()
+            return self._wait(machine)
         if look.record is not None:
             run = look.record.life.run
             self._seen(
                 look.record,
                 run.number if run is not None else None,
                 "script",
-                f"boot script asked for by {look.machine.address}: {look.answer.reason}",
-                address=look.machine.address,
+                f"boot script asked for by {machine.address}: {look.answer.reason}",
+                address=machine.address,
+                loader=str(machine.loader),
             )
-        telemetry.BOOT_ANSWERS.labels("ipxe", "local" if look.record is not None else "unknown").inc()
-        return local_script(look.record, look.answer.reason)
+        told = "local" if look.record is not None else "unknown"
+        telemetry.BOOT_ANSWERS.labels(str(machine.loader), told).inc()
+        return local_script(look.record, look.answer.reason, machine.loader)
 
     def settle(self, looks: Sequence[Look]) -> list[str]:
         """Commit what serving these machines means for their runs, in one transaction; give each its script.
@@ -148,7 +190,7 @@ class Boot:
                 return [self._commit(look, text) for look, text in zip(looks, prepared, strict=True)]
         except Unavailable as error:
             log.warning("boot scripts were held back", servers=len(looks), error=str(error))
-            return [wait_script(look.machine.base) for look in looks]
+            return [self._wait(look.machine) for look in looks]
         except Exception:
             if len(looks) == 1:
                 raise
@@ -161,7 +203,7 @@ class Boot:
             return self.settle([look])[0]
         except Exception:
             log.exception("a boot script could not be committed", mac=look.machine.mac)
-            return wait_script(look.machine.base)
+            return self._wait(look.machine)
 
     def _prepare(self, look: Look) -> Served:
         """Render an installer's script, or say what is told instead; nothing for a machine that hears no installer."""
@@ -171,11 +213,14 @@ class Boot:
             return Served("")
         try:
             recipe = self._recipe(record.id, answer.run)
-            return Served(self._kitchen.script(recipe, record.id, answer.run, look.machine.base))
+            manner = manner_of(record, look.machine.loader)
+            return Served(self._kitchen.script(recipe, record.id, answer.run, look.machine.base, manner))
         except Unavailable:
-            return Served(wait_script(look.machine.base), final=True)
+            return Served(self._wait(look.machine), final=True)
         except BaremetalError as error:
-            return Served(self._not_rendered(record, answer.run, "boot script", error), final=True)
+            self._not_rendered(record, answer.run, "boot script", error)
+            told = local_script(record, "boot script could not be rendered", look.machine.loader)
+            return Served(told, final=True)
 
     def _commit(self, look: Look, served: Served) -> str:
         record = look.record
@@ -188,14 +233,27 @@ class Boot:
                 record.id, Fetched(Fetch.SCRIPT, look.machine.address), known=record
             )
         except Unknown:
-            return local_script(None, "unknown machine: it was forgotten just now")
+            return local_script(None, "unknown machine: it was forgotten just now", look.machine.loader)
         now = decision.server.run
-        same = now is not None and run is not None and now.number == run.number
-        if decision.reply is Reply.SERVE and served.text and same:
-            telemetry.BOOT_ANSWERS.labels("ipxe", "install").inc()
+        if (
+            decision.reply is Reply.SERVE
+            and served.text
+            and now is not None
+            and run is not None
+            and now.number == run.number
+        ):
+            telemetry.BOOT_ANSWERS.labels(str(look.machine.loader), "install").inc()
+            self._repeats.keep(record.id, look.machine, now.number, served.text, self._now())
             return served.text
-        telemetry.BOOT_ANSWERS.labels("ipxe", "local").inc()
-        return local_script(record, decision.note)
+        telemetry.BOOT_ANSWERS.labels(str(look.machine.loader), "local").inc()
+        return local_script(record, decision.note, look.machine.loader)
+
+    def _wait(self, machine: Machine) -> str:
+        """Say that we cannot answer just now; at last, to a loader that cannot count, local boot."""
+        asked = machine.asked
+        if machine.loader in _CANNOT_COUNT and self._waits.is_enough(machine.mac, self._now()):
+            return local_script(None, "we could not answer for too long", machine.loader)
+        return wait_text(machine.loader, machine.base, machine.mac, own=asked is not None and asked.own)
 
     def meet(self, machine: Machine) -> None:
         """Remember a stranger for `baremetal list --unknown`. Best effort."""
@@ -205,9 +263,6 @@ class Boot:
             )
         except BaremetalError as error:
             log.warning("a stranger could not be recorded", mac=machine.mac, error=str(error))
-
-    def _find(self, machine: Machine) -> ServerRecord | None:
-        return self._store.find_boot(machine.mac, machine.uuid, machine.serial)
 
     def _is_news(self, mac: str) -> bool:
         """Whether a stranger is worth a write: seldom for one MAC, and for a bounded number of MACs."""
@@ -227,13 +282,12 @@ class Boot:
             self._strangers[mac] = at
         return True
 
-    def _not_rendered(self, record: ServerRecord, run: int, what: str, error: BaremetalError) -> str:
+    def _not_rendered(self, record: ServerRecord, run: int, what: str, error: BaremetalError) -> None:
         text = mask_tokens(str(error))
         log.error(
             "nothing was served: rendering failed", server=record.life.name, code=error.code, error=text
         )
         self._seen(record, run, "render", f"{error.code} {what} not served: {text}")
-        return local_script(record, f"{what} could not be rendered")
 
     # -- answer files --
 
@@ -392,6 +446,21 @@ class Boot:
                 record, number, str(what), f"{what} {file} fetched by {address}", address=address, file=file
             )
 
+    def saw_file(self, request: FileRequest) -> None:
+        """Note a file that was asked for by TFTP, once it is known whose machine that was. Best effort."""
+        self._requests.saw(request)
+
+    def _note_file(self, record: ServerRecord, request: FileRequest) -> None:
+        run = record.life.run
+        self._seen(
+            record,
+            run.number if run is not None else None,
+            "file" if request.served or request.is_harmless else "missing",
+            request.note,
+            address=request.address,
+            file=request.name,
+        )
+
     # -- shared --
 
     def _server(self, server_id: str) -> ServerRecord | None:
@@ -419,19 +488,28 @@ class Boot:
         self._observations.add(record.id, record.life.name, run, what, note, data)
 
 
-def local_script(record: ServerRecord | None, reason: str) -> str:
-    """Give the script that leaves a machine to its own disk, in the way that its server wants it."""
-    method = quirk(record.facts, "local_boot") if record is not None else None
-    word, _, url = (method or LocalBootMethod.EXIT).partition(":")
-    return local_boot_script(reason, LocalBootMethod(word), url or None)
+def find_machine(store: Store, machine: Machine) -> ServerRecord | None:
+    """Find whose machine this is, by all that it says of itself. Raises Unavailable."""
+    asked = machine.asked
+    if asked is not None and asked.by is By.ADDRESS:
+        return store.server_by_address(asked.key)
+    found = store.find_boot(machine.mac, machine.uuid, machine.serial)
+    if found is None and machine.uuid:
+        # Half of all firmwares and tools write its first fields the other way round.
+        found = store.server_by_uuid(swap_uuid(machine.uuid))
+    return found
 
 
-def machine_mac(text: str) -> str:
-    """Bring a MAC as loaders write it to our form; "" for anything that is none."""
-    try:
-        return normal_mac(text)
-    except Invalid:
-        return ""
+def weigh(machine: Machine, record: ServerRecord | None) -> Look:
+    """Say what a machine is told if it is this server, or nobody's; the same for a machine and for `explain`."""
+    answer = choose_answer(record.life if record is not None else None)
+    if record is None:
+        return Look(machine, None, answer, found=not machine.goes_on)
+    commits = isinstance(answer, Install) or _writing(record.life.run)
+    if commits and machine.asked is not None and machine.asked.by is By.ADDRESS:
+        # A lease proves nothing: whoever has another machine's address starts no installer, and ends none.
+        return Look(machine, record, answer, found=False)
+    return Look(machine, record, answer, commits=commits)
 
 
 _ASK_GO = frozenset({Signal.INSTALL_STARTED, Signal.WIPE_STARTED})

@@ -21,12 +21,14 @@ from baremetal.lifecycle.model import BootDevice, BootTarget, Disk, Method, Prov
 from baremetal.lifecycle.windows import errand
 from baremetal.lifecycle.workflows import WORKFLOWS, Await, Do
 from baremetal.netboot.context import ServerFacts
+from baremetal.netboot.lookup import Loader
 from baremetal.netboot.profile import Family
 from baremetal.netboot.selector import parse_selector
 from baremetal.service import views
 from baremetal.service.enrolment import quirk
 from baremetal.service.errands import Errands
 from baremetal.service.inventory import for_templates
+from baremetal.service.manner import manner_of
 from baremetal.service.profiles import Offer, Profiles
 from baremetal.service.recipe import Kitchen, Recipe
 from baremetal.store.records import ServerRecord
@@ -232,12 +234,16 @@ class Deploys:
             "files": files,
         }
 
-    def render(self, name: str, profile: str | None) -> dict[str, Any]:
+    def render(self, name: str, profile: str | None, loader: str | None = None) -> dict[str, Any]:
         """Give the exact bytes that the server would be served, tokens masked: of its open run, or as if it began now.
 
-        Raises Invalid BM203, BM204 where something does not render.
+        `loader` is `ipxe`, unless another one's form is asked for. Raises Invalid BM203, BM204 where something does
+        not render.
         """
+        if loader is not None and loader not in tuple(Loader):
+            raise Invalid(f"no loader {loader[:32]!r}", fix=f"one of {', '.join(Loader)}")
         record = self._store.server(name)
+        manner = manner_of(record, Loader(loader or Loader.IPXE))
         run = record.life.run
         if profile is None and run is not None and errand(run) is not None:
             known = self._store.run(record.id, run.number)
@@ -251,7 +257,7 @@ class Deploys:
             "server": record.life.name,
             "profile": of,
             "run": number,
-            "files": self._kitchen.preview(recipe, number, self._base),
+            "files": self._kitchen.preview(recipe, number, self._base, manner),
         }
 
     def _disk(self, record: ServerRecord, selector: str) -> dict[str, Any]:

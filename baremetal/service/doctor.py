@@ -21,11 +21,13 @@ from baremetal.drivers.base import BmcCredentials, BmcUrl
 from baremetal.engine.engine import Engine
 from baremetal.errors import BaremetalError
 from baremetal.lifecycle.moves import current_step
+from baremetal.service.loaders import Loaders
 from baremetal.service.profiles import Profiles
 from baremetal.service.servers import find
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 
+USUAL = ("undionly.kpxe", "ipxe.efi", "snponly.efi", "pxelinux.0", "lpxelinux.0", "bootx64.efi")
 LEAST_FREE = 512 * 1024 * 1024
 
 
@@ -58,11 +60,16 @@ class Doctor:
         engine: Engine,
         profiles: Profiles,
         place: Place,
+        loaders: Loaders,
         *,
         is_frozen: Callable[[BmcUrl, BmcCredentials], bool],
         blocked_s: Callable[[BmcUrl], float],
         now: Callable[[], datetime],
+        wanted: Sequence[str] = (),
     ) -> None:
+        """`wanted`: the loaders that the settings name, and that machines will therefore ask for."""
+        self._loaders = loaders
+        self._wanted = tuple(wanted)
         self._store = store
         self._engine = engine
         self._profiles = profiles
@@ -80,7 +87,7 @@ class Doctor:
         if name is not None:
             found = self._server(find(self._store, name), ask=True)
         else:
-            found = [*self._own(), *self._tools(), *self._media()]
+            found = [*self._own(), *self._tools(), *self._missing_loaders(), *self._media()]
             for record in self._store.servers():
                 found += [finding for finding in self._server(record, ask=False) if not finding.ok]
         return {
@@ -173,6 +180,18 @@ class Doctor:
             what = f"{tool} {'is there' if where else 'is missing'} ({need})"
             found.append(Finding("tools", True if where else None, what, fix="" if where else fix))
         return found
+
+    def _missing_loaders(self) -> list[Finding]:
+        """Loaders that the settings name are needed; of the others it is only worth knowing."""
+        needed = self._loaders.missing(self._wanted)
+        found = [Finding("loaders", False, f"{one.name} is missing", "BM202", one.fix) for one in needed]
+        names = {one.name for one in needed}
+        usual = [one for one in self._loaders.missing(USUAL) if one.name not in names]
+        if usual:
+            what = f"{', '.join(one.name for one in usual)} not here: needed where machines do not bring iPXE"
+            packages = " ".join(sorted({one.package for one in usual if one.package}))
+            found.append(Finding("loaders", None, what, fix=f"apt-get install {packages}"))
+        return found or [Finding("loaders", True, "the usual loaders are there")]
 
     def _media(self) -> list[Finding]:
         found = []

@@ -29,9 +29,11 @@ _NUMBER = re.compile(r"\d{1,3}(\.\d{1,3})?\Z")
 QUIRKS: Mapping[str, re.Pattern[str]] = {
     "flip": re.compile(r"none\Z"),
     "efi": re.compile(r"(auto|never)\Z"),
-    "local_boot": re.compile(r"(exit|sanboot|chain:https?://[A-Za-z0-9._~:/-]{1,200})\Z"),
+    "local_boot": re.compile(r"(exit|next|sanboot|chain:https?://[A-Za-z0-9._~:/-]{1,200})\Z"),
     "min_interval": _NUMBER,
     "settle": _NUMBER,
+    "grub": re.compile(r"(linux|linuxefi)\Z"),
+    "grub_media": re.compile(r"(tftp|http)\Z"),
     "flags_unreadable": re.compile(r"\Z"),
 }
 

@@ -15,10 +15,13 @@ from baremetal.lifecycle.moves import current_step, owed
 from baremetal.lifecycle.windows import errand
 from baremetal.lifecycle.workflows import Await, Do
 from baremetal.netboot.answer import BootAnswer, Install, TargetBoot, choose_answer
-from baremetal.netboot.scripts import boot_script, local_boot_script
+from baremetal.netboot.lookup import Loader
+from baremetal.netboot.scripts import boot_script
 from baremetal.netboot.variables import normal_mac
-from baremetal.service.boot import local_script
 from baremetal.service.errands import PROFILES
+from baremetal.service.loaders import Loaders
+from baremetal.service.manner import local_script, manner_of
+from baremetal.service.paths import Guide, ways
 from baremetal.service.recipe import Kitchen
 from baremetal.service.servers import find
 from baremetal.store.records import ServerRecord
@@ -81,7 +84,10 @@ _RAM_CAUSES = {
 class Explain:
     """Explains one server, or a MAC. `base` is the boot app's public URL as previews show it."""
 
-    def __init__(self, store: Store, kitchen: Kitchen, *, base: str, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: Store, kitchen: Kitchen, loaders: Loaders, *, base: str, now: Callable[[], datetime]
+    ) -> None:
+        self._loaders = loaders
         self._store = store
         self._kitchen = kitchen
         self._base = base
@@ -91,26 +97,29 @@ class Explain:
         """Say what a server (by name, id or MAC) would be told now, and why. A stranger's MAC is explained too."""
         record, mac = self._find(subject)
         answer = choose_answer(record.life if record is not None else None)
-        script = self._script(record, answer)
-        stranger = record is None
-        hexed, hyphens = mac.replace(":", ""), mac.replace(":", "-")
-        last = "not found: the loader goes on" if stranger else "the same script"
-        lookups = [
-            {"url": f"{self._base}/boot.ipxe", "answer": "the constant script, which chains to the next"},
-            {"url": f"{self._base}/ipxe?mac={mac}", "answer": answer.reason},
-            {"url": f"{self._base}/boot/mac-{hexed}.ipxe", "answer": last},
-            {"url": f"{self._base}/ipxe/cfg/mac-{hexed}.ipxe.cfg", "answer": "the same script"},
-            {"url": f"{self._base}/{hyphens}.ipxe", "answer": "the same script"},
-        ]
+        guide = Guide(self._loaders, self._base)
+        address, uuid = (record.facts.ip, record.facts.uuid) if record is not None else ("", "")
+        scripts: dict[Loader, str] = {}
+        paths = []
+        for way in ways(mac, address, uuid):
+            if way.loader not in scripts:
+                scripts[way.loader] = self._script(record, answer, way.loader)
+            paths.append(
+                {
+                    "loader": way.title,
+                    "note": way.note,
+                    "first": boot_script(self._base) if way.loader is Loader.IPXE else None,
+                    "lookups": list(guide.walk(way, record, mac)),
+                    "script": scripts[way.loader],
+                }
+            )
         told: dict[str, Any] = {
             "subject": subject,
             "server": record.life.name if record is not None else None,
             "mac": mac,
             "state": str(record.life.state) if record is not None else None,
             "answer": {"kind": _kind(answer), "reason": answer.reason},
-            "paths": [
-                {"loader": "iPXE", "first": boot_script(self._base), "lookups": lookups, "script": script},
-            ],
+            "paths": paths,
             "run": self._run(record.life) if record is not None and record.life.run is not None else None,
         }
         told["text"] = _text(told)
@@ -129,16 +138,18 @@ class Explain:
             return None, mac
         return record, mac if mac in record.facts.macs else record.facts.macs[0]
 
-    def _script(self, record: ServerRecord | None, answer: BootAnswer) -> str:
+    def _script(self, record: ServerRecord | None, answer: BootAnswer, loader: Loader) -> str:
         if record is not None and isinstance(answer, Install):
             try:
                 run = self._store.run(record.id, answer.run)
                 if run is None:
                     raise Unknown(f"run {answer.run} has no record")
-                return self._kitchen.preview(self._kitchen.recipe(run), answer.run, self._base)[0]["text"]
+                manner = manner_of(record, loader)
+                recipe = self._kitchen.recipe(run)
+                return self._kitchen.preview(recipe, answer.run, self._base, manner)[0]["text"]
             except BaremetalError as error:
-                return local_boot_script(f"boot script could not be rendered: {error}")
-        return local_script(record, answer.reason)
+                return local_script(record, f"boot script could not be rendered: {error}", loader)
+        return local_script(record, answer.reason, loader)
 
     def _run(self, life: Server) -> dict[str, Any]:
         """Say where the run stands: the last sign of life, what should come next, and what may keep it."""
@@ -191,7 +202,9 @@ def _text(told: dict[str, Any]) -> str:
         lines[0] = f"{who} ({told['state']}): {told['answer']['reason']}"
     for path in told["paths"]:
         lines.append(f"by {path['loader']}, in this order:")
-        lines += [f"  {entry['url']}: {entry['answer']}" for entry in path["lookups"]]
+        lines += [f"  {entry['url']}: {entry['answer']}" for entry in path["lookups"] if entry["asked"]]
+        if path["note"]:
+            lines.append(f"  ({path['note']})")
     run = told["run"]
     if run is not None:
         left = "" if run["left_s"] is None else f", {max(0.0, run['left_s']):.0f} s left"

@@ -15,13 +15,16 @@ from typing import Any, Generic, TypeVar
 from baremetal.errors import Unknown
 from baremetal.failpoints import failpoints
 from baremetal.netboot.context import Context, ServerFacts, Urls
+from baremetal.netboot.dialect import FILE_NAMES, Manner, install_text
+from baremetal.netboot.menu import menu_for
 from baremetal.netboot.profile import Family, Profile
-from baremetal.netboot.render import render_answer, render_install_script
+from baremetal.netboot.render import render_answer
 from baremetal.netboot.templates import Frozen
 from baremetal.netboot.tokens import MASKED, Purpose, TokenMint
 from baremetal.store.records import RunRecord
 
 _KEPT = 512
+BY_IPXE = Manner()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,18 +136,18 @@ class Kitchen:
         """Return a run's recipe if it was parsed before, sparing the database a large row."""
         return self._recipes.get((server_id, number))
 
-    def script(self, recipe: Recipe, server_id: str, run: int, base: str) -> str:
-        """Render the iPXE script that starts the installer. Raises Invalid BM203, BM204."""
-        return render_install_script(recipe.templates, self._context(recipe, server_id, run, base))
+    def script(self, recipe: Recipe, server_id: str, run: int, base: str, manner: Manner = BY_IPXE) -> str:
+        """Render what starts the installer, in the loader's language. Raises Invalid BM203, BM204."""
+        return _install(recipe, self._context(recipe, server_id, run, base), manner)
 
     def answer(self, recipe: Recipe, server_id: str, run: int, file: str, base: str) -> str:
         """Render one answer file. Raises KeyError for a file that the profile has not, Invalid BM203, BM204."""
         return render_answer(recipe.templates, file, self._context(recipe, server_id, run, base))
 
-    def preview(self, recipe: Recipe, run: int, base: str) -> list[dict[str, str]]:
+    def preview(self, recipe: Recipe, run: int, base: str, manner: Manner = BY_IPXE) -> list[dict[str, str]]:
         """Render everything with masked tokens: what a person may see. Raises Invalid BM203, BM204."""
         context = recipe.context(run, base, self.proof_key, MASKED, MASKED)
-        files = [{"name": "install.ipxe", "text": render_install_script(recipe.templates, context)}]
+        files = [{"name": FILE_NAMES[manner.loader], "text": _install(recipe, context, manner)}]
         files += [
             {"name": name, "text": render_answer(recipe.templates, name, context)}
             for name in recipe.profile.answer_files
@@ -160,6 +163,13 @@ class Kitchen:
                 callback = self.mint.mint(server_id, run, Purpose.CALLBACK)
             found = self._contexts.put(key, recipe.context(run, base, self.proof_key, fetch, callback))
         return found
+
+
+def _install(recipe: Recipe, context: Context, manner: Manner) -> str:
+    does = "Boot" if recipe.profile.family is Family.RAMDISK else "Install"
+    label = f"{does} {recipe.profile.name} (run {context.run})"
+    menu = menu_for(recipe.variables, recipe.server.name, label)
+    return install_text(recipe.templates, context, manner, menu)
 
 
 def media_reference(server: str, run: int) -> str:

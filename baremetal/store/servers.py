@@ -51,6 +51,7 @@ _READ = select(
 _BY_ID = Prepared(_READ.where(_S.id == bindparam("ref")))
 _BY_NAME = Prepared(_READ.where(_S.name == bindparam("ref")))
 _BY_MAC = Prepared(_READ.join(MACS, MACS.c.server_id == _S.id).where(MACS.c.mac == bindparam("ref")))
+_BY_FACTS = Prepared(_READ.where(_S.facts.like(bindparam("ref"))))
 _BY_UUID = Prepared(_READ.where(_S.uuid == bindparam("ref")))
 _BY_SERIAL = Prepared(_READ.where(_S.serial == bindparam("ref")).limit(2))
 _ALL = _READ.order_by(_S.name)
@@ -154,6 +155,14 @@ class Servers(Part):
 
     def server_by_uuid(self, uuid: str) -> ServerRecord | None:
         return self._one(_BY_UUID, uuid.lower()) if uuid else None
+
+    def server_by_address(self, address: str) -> ServerRecord | None:
+        """Return the one server that was said to have this address; None where several were. Reads every server."""
+        with self._db.read() as connection:
+            rows = _BY_FACTS.run(connection, {"ref": f'%"{address}%'}).fetchall()
+        records = [_record(row) for row in rows]
+        found = [one for one in records if one.facts.ip.partition("/")[0] == address]
+        return found[0] if len(found) == 1 else None
 
     def find_boot(self, mac: str, uuid: str = "", serial: str = "") -> ServerRecord | None:
         """Return whose machine this is: by MAC, else by UUID, else by a serial number that only one server has."""

@@ -228,9 +228,9 @@ def _add_machine(app: FastAPI, services: Services) -> None:
 
     @app.get("/v1/servers/{name}/render")
     @allows(Role.VIEWER)
-    def rendered(name: str, profile: str | None = None) -> dict[str, Any]:
+    def rendered(name: str, profile: str | None = None, loader: str | None = None) -> dict[str, Any]:
         """Give the exact bytes that the server would be served, tokens masked."""
-        return services.deploys.render(name, profile)
+        return services.deploys.render(name, profile, loader)
 
     @app.get("/v1/servers/{name}/logs")
     @allows(Role.VIEWER)

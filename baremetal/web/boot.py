@@ -24,8 +24,11 @@ from starlette.types import ASGIApp
 
 from baremetal.errors import BaremetalError, Invalid, Unavailable
 from baremetal.lifecycle.model import Fetch, Signal
-from baremetal.netboot.scripts import boot_script, wait_script
-from baremetal.service.boot import Boot, Machine, Word, machine_mac
+from baremetal.netboot.dialect import wait_text
+from baremetal.netboot.scripts import boot_script
+from baremetal.service.boot import Boot, Word
+from baremetal.service.loaders import Loaders
+from baremetal.service.machine import Machine, machine_mac
 from baremetal.service.media import Media
 from baremetal.service.news import News, read_json, read_news
 from baremetal.telemetry import logger
@@ -42,9 +45,6 @@ _STATUS = {Word.GO: 200, Word.OK: 200, Word.WAIT: 503, Word.REFUSED: 409, Word.G
 _HOST = re.compile(
     r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})(:[0-9]{1,5})?\Z|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?\Z"
 )
-_MAC_HEX = re.compile(r"mac-([0-9A-Fa-f]{12})\.ipxe\Z")
-_MAC_CFG = re.compile(r"mac-([0-9A-Fa-f]{12})\.ipxe\.cfg\Z")
-_MAC_HYPHENS = re.compile(r"([0-9A-Fa-f]{2}(?:-[0-9A-Fa-f]{2}){5})\.ipxe\Z")
 _LOG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _PLAIN = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store"}
 
@@ -61,9 +61,10 @@ class Doors:
 class BootApp:
     """The routes of the boot app over its services. `writer` runs whatever waits for the database."""
 
-    def __init__(self, boot: Boot, media: Media, writer: Executor, doors: Doors) -> None:
+    def __init__(self, boot: Boot, media: Media, loaders: Loaders, writer: Executor, doors: Doors) -> None:
         self._boot = boot
         self._media = media
+        self._loaders = loaders
         self._writer = writer
         self._settling = Gathering(writer, boot.settle)
         self._doors = doors
@@ -74,13 +75,13 @@ class BootApp:
         routes = [
             *(_get(path, self.first) for path in ("/boot.ipxe", "/ipxe/boot.ipxe", "/default.ipxe")),
             _get("/ipxe", self.script),
-            _get("/boot/{name}", self.named),
-            _get("/ipxe/cfg/{name}", self.named),
             Route("/answer/{token}/{file}", self.answer, methods=["GET"]),
             Route("/callback/{token}/log/{name}", self.log, methods=["PUT", "POST"]),
             _exactly(Route("/callback/{token}/{signal}", self.callback, methods=["GET", "POST"])),
             Route("/media/{path:path}", self.media, methods=["GET"]),
-            _get("/{name}", self.named),
+            # What has no address of its own is a name that some loader asks for. UEFI firmware asks for a loader's size
+            # first, by HEAD.
+            Route("/{path:path}", self.file, methods=["GET"]),
         ]
         app = Starlette(routes=routes, exception_handlers={404: _missing, 405: _missing})
         app.router.redirect_slashes = False
@@ -108,20 +109,18 @@ class BootApp:
             ),
         )
 
-    async def named(self, request: Request) -> Response:
-        """The same answer under the names that the founding systems' loaders ask for."""
-        name, path = request.path_params["name"], request.url.path
-        form = (
-            _MAC_HEX if path.startswith("/boot/") else _MAC_CFG if path.startswith("/ipxe/") else _MAC_HYPHENS
-        )
-        found = form.match(name)
+    async def file(self, request: Request) -> Response:
+        """What loaders ask for by name: their configurations in their lookup orders, and their own programs."""
+        name = request.path_params["path"]
+        machine = Machine.by_name(name, self._address(request), self._base(request), http=True)
+        if machine is not None:
+            return await self._script(request, machine) if request.method == "GET" else _not_found()
+        found = self._loaders.find(name)
         if found is None:
             return _not_found()
-        machine = Machine(mac=machine_mac(found[1]), address=self._address(request), base=self._base(request))
-        # /boot/mac-… stands in the middle of a loader's lookup sequence: a stranger goes on to the next name there.
-        return await self._script(request, machine, strangers=form is not _MAC_HEX)
+        return FileResponse(found.path, media_type="application/octet-stream", stat_result=found.stat)
 
-    async def _script(self, request: Request, machine: Machine, strangers: bool = True) -> Response:
+    async def _script(self, request: Request, machine: Machine) -> Response:
         if _is_debian_installer(request):
             # It takes DHCP's file name for a second preseed; an empty one changes nothing.
             return _text("")
@@ -131,12 +130,11 @@ class BootApp:
                 return _text(await self._settling.ask(look))
             if look.stranger:
                 self._writer.submit(self._boot.meet, machine)
-            if look.record is None and look.answer is not None and not strangers:
-                return _not_found()
-            return _text(self._boot.script(look))
+            return _text(self._boot.script(look)) if look.found else _not_found()
         except Exception:
             log.exception("a boot script could not be made", mac=machine.mac, address=machine.address)
-            return _text(wait_script(machine.base))
+            own = machine.asked is not None and machine.asked.own
+            return _text(wait_text(machine.loader, machine.base, machine.mac, own=own))
 
     # -- answer files --
 
@@ -209,6 +207,12 @@ class BootApp:
     # -- media --
 
     async def media(self, request: Request) -> Response:
+        # The loader of an installation medium asks for its configuration beside itself, where the medium's own would
+        # start an installer for whoever comes (I2).
+        name = request.url.path.lstrip("/")
+        machine = Machine.by_name(name, self._address(request), self._base(request), http=True)
+        if machine is not None:
+            return await self._script(request, machine) if request.method == "GET" else _not_found()
         found = self._media.find(request.path_params["path"])
         if found is None:
             return _not_found()

@@ -20,7 +20,7 @@ from baremetal.lifecycle.model import BootDevice, BootMode
 from baremetal.netboot.context import Context, ServerFacts, Urls, merge_variables
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.render import render_install_script
-from baremetal.netboot.scripts import LocalBootMethod, boot_script, local_boot_script, wait_script
+from baremetal.netboot.scripts import LocalBoot, LocalBootMethod, boot_script, local_boot_script, wait_script
 from baremetal.netboot.templates import Templates, freeze
 from baremetal.sim.chassis import OWN_ORDER, BootOrder
 from tests.lab.guests import DISK_GREETING, boot_sector, text_of, wait_until
@@ -143,7 +143,7 @@ def test_every_fetch_is_tried_again(boot: Callable[..., QemuMachine], host: Host
 def test_local_boot_reaches_the_disk(
     boot: Callable[..., QemuMachine], host: Host, method: LocalBootMethod
 ) -> None:
-    host.answers["/ipxe"] = [local_boot_script("active: boots its disk", method)]
+    host.answers["/ipxe"] = [local_boot_script("active: boots its disk", LocalBoot(method))]
     machine = boot()
     wait_until(lambda: disk_is_up(machine), 60, "the disk's own system")
     assert host.asked == ["/boot.ipxe", "/ipxe"]

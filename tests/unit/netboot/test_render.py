@@ -13,7 +13,7 @@ import pytest
 from baremetal.errors import Invalid
 from baremetal.netboot.context import Urls
 from baremetal.netboot.render import render_answer, render_install_script
-from baremetal.netboot.scripts import LocalBootMethod, boot_script, local_boot_script, wait_script
+from baremetal.netboot.scripts import LocalBoot, LocalBootMethod, boot_script, local_boot_script, wait_script
 from baremetal.netboot.templates import Frozen, Templates, freeze
 from tests.unit.netboot.sample import PROFILES, context, frozen
 
@@ -138,10 +138,15 @@ def test_the_scripts_that_belong_to_no_run() -> None:
     golden("boot.ipxe", boot_script(BASE))
     golden("wait.ipxe", wait_script(BASE))
     golden("localboot.exit.ipxe", local_boot_script("active: boots its disk"))
-    golden("localboot.sanboot.ipxe", local_boot_script("active: boots its disk", LocalBootMethod.SANBOOT))
+    golden(
+        "localboot.sanboot.ipxe",
+        local_boot_script("active: boots its disk", LocalBoot(LocalBootMethod.SANBOOT)),
+    )
     golden(
         "localboot.chain.ipxe",
-        local_boot_script("active: boots its disk", LocalBootMethod.CHAIN, f"{BASE}/media/loaders/chain.efi"),
+        local_boot_script(
+            "active: boots its disk", LocalBoot(LocalBootMethod.CHAIN, f"{BASE}/media/loaders/chain.efi")
+        ),
     )
 
 

@@ -1,0 +1,88 @@
+"""Plain names over TFTP: the same answers as over HTTP, and nothing that is not meant to be given away."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from baremetal.netboot import grub, pxelinux
+from baremetal.service.files import Files
+from baremetal.service.loaders import Loaders
+from baremetal.service.media import Media
+from baremetal.service.requests import FileRequest
+from tests.integration.conftest import MAC, Service
+
+CLIENT = "10.0.0.5"
+HYPHENS = MAC.replace(":", "-")
+
+
+@pytest.fixture
+def files(service: Service) -> Files:
+    return service.app.files
+
+
+def text(files: Files, service: Service, name: str) -> str | None:
+    found = files.resolve(name, CLIENT, service.boot_url)
+    assert not isinstance(found, Path)
+    return None if found is None else found.decode()
+
+
+def test_pxelinux_boots_an_installer_by_tftp_alone(service: Service, files: Files) -> None:
+    """S3-3, S2-3, S3-5: each name of its order, kernel and initrd, and all of it on the timeline."""
+    service.enrol()
+    number = service.deploy_until_window()
+    files.saw(FileRequest(CLIENT, "pxelinux.0", served=True, bytes=42988))
+    files.saw(FileRequest(CLIENT, "ldlinux.efi", served=False, reason="not found"))
+    names = pxelinux.lookups(MAC, CLIENT, "b8945908-d6a6-41a9-8e5d-c5a1d5c0f00d")
+    assert text(files, service, names[0]) is None
+    config = text(files, service, names[1])
+    assert config is not None
+    assert f"KERNEL ::media/_r1.{number}/test/vmlinuz\n" in config
+    kernel = files.resolve(f"media/_r1.{number}/test/vmlinuz", CLIENT, service.boot_url)
+    assert isinstance(kernel, Path)
+    assert kernel.read_bytes() == b"kernel"
+    files.saw(FileRequest(CLIENT, "revocations.efi", served=False, is_harmless=True))
+    time.sleep(0.8)
+    notes = [event["note"] for event in service.get("/v1/servers/r1/events")["events"]]
+    for note in (
+        f"TFTP: pxelinux.0 fetched by {CLIENT} (42988 bytes)",
+        f"TFTP: ldlinux.efi not served to {CLIENT}: not found",
+        f"boot script served to {CLIENT}",
+        f"kernel test/vmlinuz fetched by {CLIENT}",
+        f"TFTP: revocations.efi asked for by {CLIENT}, which need not be there",
+    ):
+        assert note in notes, (note, notes)
+
+
+def test_the_same_answers_as_over_http(service: Service, files: Files) -> None:
+    service.enrol()
+    for name in (
+        f"grub.cfg-01-{HYPHENS}",
+        f"grub/mac/{MAC}.cfg",
+        "grub/grub.cfg",
+        f"{HYPHENS}.ipxe",
+        "boot.ipxe",
+    ):
+        assert text(files, service, name) == service.machine.get(f"/{name}").text, name
+    assert text(files, service, "pxelinux.cfg/default") == service.machine.get("/pxelinux.cfg/default").text
+    for name in grub.lookups("52:54:00:99:99:99", "10.0.0.9")[:-1]:
+        assert files.resolve(name.lstrip("/"), CLIENT, service.boot_url) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["control.token", "secrets/master.key", "baremetal.db", "media", "media/", "media/test", "media/../baremetal.db",
+     "media/test/../../secrets/master.key", "loaders", "etc/passwd", "test/vmlinuz", "", "media/.hidden/x"],
+)  # fmt: skip
+def test_nothing_else_has_a_name(service: Service, files: Files, name: str) -> None:
+    assert files.resolve(name, CLIENT, service.boot_url) is None
+
+
+def test_loaders_are_files(service: Service, tmp_path: Path) -> None:
+    """S0-1, S3-1."""
+    (tmp_path / "undionly.kpxe").write_bytes(b"loader")
+    boot = service.app.boot_answers
+    files = Files(boot, Media(tmp_path, {}), Loaders(tmp_path))
+    assert files.resolve("undionly.kpxe", CLIENT, "http://x") == tmp_path / "undionly.kpxe"
