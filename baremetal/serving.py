@@ -66,9 +66,13 @@ async def run(
         stack.enter_context(occupy(config.data_dir))
         app = build(config, boot_port=boot.getsockname()[1])
         try:
+            if app.tftp is not None:
+                await app.tftp.start()
             await asyncio.to_thread(_start, app)
             await _run_apps(app, boot, control, halt, ready)
         finally:
+            if app.tftp is not None:
+                await app.tftp.stop()
             await asyncio.to_thread(_stop, app)
     log.info("service stopped")
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ from baremetal.netboot.interface import own_address
 from baremetal.netboot.offer import Mode
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.templates import Templates
+from baremetal.netboot.tftp import Limits as TftpLimits
+from baremetal.netboot.tftp import TftpServer
 from baremetal.netboot.tokens import TokenMint
 from baremetal.service.boot import Boot
 from baremetal.service.deploys import Deploys
@@ -51,6 +54,7 @@ from baremetal.service.power import Power
 from baremetal.service.profiles import Offer, Profiles
 from baremetal.service.recipe import Kitchen
 from baremetal.service.servers import Servers, ssh_places
+from baremetal.service.tftp import tftp_server
 from baremetal.service.timeline import Timeline
 from baremetal.service.tokens import Tokens
 from baremetal.store.records import RunRecord, ServerRecord
@@ -81,6 +85,7 @@ class App:
     ticks: Embedded
     watch: PowerWatch
     dhcp: Dhcp | None
+    tftp: TftpServer | None
     token_file: Path
     pools: tuple[ThreadPoolExecutor, ...]
 
@@ -180,7 +185,21 @@ def _assemble(
     described = network(config, base)
     dhcp = None
     if described.mode is not Mode.EXTERNAL:
-        dhcp = Dhcp(described, config.dhcp_dir, store, observations, now=now, later=later.submit)
+        dhcp = Dhcp(
+            described, config.dhcp_dir, store, observations, now=now, later=later.submit, belongs=boot.belongs
+        )
+    files = Files(boot, media, loaders)
+    readers = ThreadPoolExecutor(8, "tftp")
+    tftp = None
+    if config.tftp.listen:
+        tftp = tftp_server(
+            files,
+            split_listen(config.tftp.listen),
+            partial(_base, config, boot_port),
+            executor=readers,
+            later=later.submit,
+            limits=TftpLimits(max_block=config.tftp.block_size, max_window=config.tftp.window),
+        )
     kept = timedelta(days=config.server.keep_observations_days)
     ticks = Embedded(
         [
@@ -200,12 +219,13 @@ def _assemble(
         control=control,
         boot=boot_app,
         boot_answers=boot,
-        files=Files(boot, media, loaders),
+        files=files,
         ticks=ticks,
         watch=watch,
         dhcp=dhcp,
+        tftp=tftp,
         token_file=tokens.first(),
-        pools=(later, watchers, writers, operators, turns),
+        pools=(later, readers, watchers, writers, operators, turns),
     )
 
 
@@ -309,6 +329,11 @@ def _proof_key(path: Path) -> tuple[str, str]:
             f"{path}: {error}",
             fix="put its backup there; or remove it: the next start makes one, for what is deployed from then on",
         ) from error
+
+
+def _base(config: Config, port: int | None, address: str) -> str:
+    """Say how a machine that asked one of our addresses reaches the boot app."""
+    return public_url(config, address, port)
 
 
 def _hosts(config: Config) -> set[str]:

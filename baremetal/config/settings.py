@@ -380,10 +380,5 @@ class Config(BaseSettings):
         """What the DHCP server needs while it runs, and its leases, which outlive it."""
         return self.data_dir / "dhcp"
 
-    @property
-    def tftp_limits(self) -> tuple[int, int]:
-        """The largest block (RFC 2348) and window (RFC 7440) that a loader may ask for."""
-        return self.tftp.block_size, self.tftp.window
-
     def _path(self, given: str, default: str) -> Path:
         return Path(given).expanduser().absolute() if given else self.data_dir / default

@@ -255,6 +255,10 @@ class Boot:
             return local_script(None, "we could not answer for too long", machine.loader)
         return wait_text(machine.loader, machine.base, machine.mac, own=asked is not None and asked.own)
 
+    def belongs(self, address: str, record: ServerRecord) -> None:
+        """Hear whose machine has an address: what it asks for by TFTP goes to that server's timeline."""
+        self._requests.belongs(address, record)
+
     def meet(self, machine: Machine) -> None:
         """Remember a stranger for `baremetal list --unknown`. Best effort."""
         try:

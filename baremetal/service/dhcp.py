@@ -18,7 +18,7 @@ from baremetal.engine.observations import Observations
 from baremetal.errors import BaremetalError
 from baremetal.netboot.dhcp_server import DhcpServer, Status
 from baremetal.netboot.offer import Host, Network
-from baremetal.netboot.sightings import Seen
+from baremetal.netboot.sightings import Seen, SeenKind
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 
@@ -31,7 +31,10 @@ _NOTED_KEPT = 4096
 
 
 class Dhcp:
-    """Runs dnsmasq for the service. `later` runs a call in another thread: its log must not wait for the store."""
+    """Runs dnsmasq for the service. `later` runs a call in another thread: its log must not wait for the store.
+
+    `belongs` hears whose address one is, as soon as it is given.
+    """
 
     def __init__(
         self,
@@ -42,8 +45,10 @@ class Dhcp:
         *,
         now: Callable[[], datetime],
         later: Callable[[Callable[[], None]], object],
+        belongs: Callable[[str, ServerRecord], None],
     ) -> None:
         self._store = store
+        self._belongs = belongs
         self._observations = observations
         self._now = now
         self._later = later
@@ -96,6 +101,8 @@ class Dhcp:
             return
         if record is None:
             return
+        if seen.kind is SeenKind.GIVEN:
+            self._belongs(seen.address, record)
         note = f"DHCP: {seen.kind}" + (f", {seen.address}" if seen.address else "")
         key, at = (record.id, note), self._now()
         last = self._noted.get(key)

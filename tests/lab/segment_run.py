@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
 
 from baremetal.lab.segment import Segment
+from baremetal.wiring import FLUSH_S
 from tests.lab.rig import DEPLOY_S, STEP_S, Lab
+from tests.programs import unpacked
 
 ADDRESS = IPv4Interface("10.77.0.1/24")
 DHCP = """
@@ -37,9 +42,26 @@ class Way:
     network_rom: bool = True
     dhcp: str = ""
     ends: str = ""
+    loaders: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Which package has the loader that is served under a name, and where."""
 
 
-WAYS = {"bios-ipxe": Way("bios")}
+TFTP = """
+[tftp]
+listen = "10.77.0.1:69"
+"""
+PXELINUX = {"pxelinux.0": ("pxelinux", "usr/lib/PXELINUX/pxelinux.0")}
+SHIM = {
+    "shimx64.efi": ("shim-signed", "usr/lib/shim/shimx64.efi.signed"),
+    "grubx64.efi": ("grub-efi-amd64-signed", "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed"),
+}
+WAYS = {
+    "bios-ipxe": Way("bios"),
+    # The ROM is iPXE's, which here stands for any PXE firmware: it is named pxelinux, and fetches that by TFTP.
+    "bios-pxelinux": Way("bios", dhcp='filename = "pxelinux.0"', ends="complete", loaders=PXELINUX),
+    # Without a ROM in the NIC the UEFI firmware netboots by itself.
+    "uefi-grub": Way("uefi", network_rom=False, dhcp='loader_uefi = "shimx64.efi"', loaders=SHIM),
+}
 
 
 def main() -> int:
@@ -54,8 +76,12 @@ def main() -> int:
 def live(folder: Path, way: Way) -> list[str]:
     """Deploy the tiny system to one machine on a segment; return the notes of its run."""
     with Segment(ADDRESS, taps=1) as segment:
-        settings = DHCP.format(interface=segment.bridge, more=way.dhcp)
+        settings = DHCP.format(interface=segment.bridge, more=way.dhcp) + TFTP
         lab = Lab(folder, address=str(ADDRESS.ip), more=settings)
+        for name, (package, path) in way.loaders.items():
+            target = lab.data / "loaders" / name
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(unpacked(package, path).path, target)
         try:
             lab.start()
             (server,) = lab.rack.up(
@@ -70,6 +96,7 @@ def live(folder: Path, way: Way) -> list[str]:
             lab.deploy(server)
             if way.ends:
                 lab.wait_for_step(server, way.ends, within_s=STEP_S)
+                time.sleep(FLUSH_S * 3)
             else:
                 shown = lab.wait_for_end(server, DEPLOY_S)
                 assert shown["provision_state"] == "active", shown["last_error"]
