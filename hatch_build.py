@@ -10,7 +10,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-CONTENT = ("config.toml", "kickstart", "preseed", "autoinstall")
+CONTENT = ("config.toml", "kickstart", "preseed", "autoinstall", "ramdisk")
 
 
 class ContentHook(BuildHookInterface):
