@@ -146,14 +146,26 @@ def _assemble(
         base=base,
         defaults=_defaults(config),
     )
-    servers = Servers(store, engine, thaw=conversations.thaw, now=now, later=later.submit)
+    budgets, limits = (
+        Budgets(**config.deploy.budgets.model_dump()),
+        Limits(**config.deploy.limits.model_dump()),
+    )
+    servers = Servers(
+        store,
+        engine,
+        thaw=conversations.thaw,
+        now=now,
+        later=later.submit,
+        budgets=budgets,
+        limits=limits,
+    )
     timeline = Timeline(store)
     tokens = Tokens(store, config.token_file, now)
     keys = config.key_file.parent
     secrets_made = [config.key_file, config.token_file, keys / "master.key", keys / "proof_key"]
     services = Services(
         servers=servers,
-        deploys=Deploys(store, engine, profiles, kitchen, base=base, now=now),
+        deploys=Deploys(store, engine, profiles, kitchen, base=base, now=now, budgets=budgets, limits=limits),
         power=Power(store, engine, now=now),
         explain=Explain(store, kitchen, loaders, base=base, now=now),
         profiles=profiles,

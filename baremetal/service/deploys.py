@@ -17,7 +17,16 @@ from baremetal.failpoints import failpoints
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Asked
-from baremetal.lifecycle.model import BootDevice, BootTarget, Disk, Method, ProvisionState, Verb
+from baremetal.lifecycle.model import (
+    BootDevice,
+    BootTarget,
+    Budgets,
+    Disk,
+    Limits,
+    Method,
+    ProvisionState,
+    Verb,
+)
 from baremetal.lifecycle.windows import errand
 from baremetal.lifecycle.workflows import WORKFLOWS, Await, Do
 from baremetal.netboot.context import ServerFacts
@@ -60,7 +69,10 @@ class _Ready:
 
 
 class Deploys:
-    """The use cases that start and end runs. `base` is the boot app's public URL as previews show it."""
+    """The use cases that start and end runs. `base` is the boot app's public URL as previews show it.
+
+    `budgets` and `limits` are the settings' own, for the verbs that have no profile.
+    """
 
     def __init__(
         self,
@@ -71,9 +83,13 @@ class Deploys:
         *,
         base: str,
         now: Callable[[], datetime],
+        budgets: Budgets | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._store = store
         self._engine = engine
+        self._budgets = budgets or Budgets()
+        self._limits = limits or Limits()
         self._profiles = profiles
         self._kitchen = kitchen
         self._errands = Errands(store, profiles, self._recipe)
@@ -127,7 +143,14 @@ class Deploys:
         """Check an order against a server, cheapest first. Raises whatever stands in its way."""
         verb = Verb(order.verb)
         if verb not in _INSTALLS:
-            asked = Asked(verb, by=by, force=order.force, wipe=order.wipe)
+            asked = Asked(
+                verb,
+                by=by,
+                force=order.force,
+                wipe=order.wipe,
+                budgets=self._budgets,
+                limits=self._limits,
+            )
             self._check_state(record, asked)
             if verb is Verb.ABORT:
                 return _Ready(record, asked, None)

@@ -17,7 +17,7 @@ from baremetal.errors import BaremetalError, Conflict, Invalid, Refused, Unknown
 from baremetal.failpoints import failpoints
 from baremetal.lifecycle.decision import Outcome
 from baremetal.lifecycle.events import Asked, MaintenanceChanged
-from baremetal.lifecycle.model import ProvisionState, Server, Verb
+from baremetal.lifecycle.model import Budgets, Limits, ProvisionState, Server, Verb
 from baremetal.netboot.variables import normal_mac
 from baremetal.service import views
 from baremetal.service.enrolment import Enrolment, ServerChange, changed_facts, first_facts
@@ -42,7 +42,10 @@ THEN = "then"  # the key in a manage run's frozen record: the verb that follows 
 
 
 class Servers:
-    """The use cases around server records. `later` runs a call soon, in another thread."""
+    """The use cases around server records. `later` runs a call soon, in another thread.
+
+    `budgets` and `limits` are the settings' own, for verifying.
+    """
 
     def __init__(
         self,
@@ -52,12 +55,19 @@ class Servers:
         thaw: Callable[[BmcUrl], None],
         now: Callable[[], datetime],
         later: Callable[[Callable[[], None]], object],
+        budgets: Budgets | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._store = store
         self._engine = engine
+        self._budgets = budgets or Budgets()
+        self._limits = limits or Limits()
         self._thaw = thaw
         self._now = now
         self._later = later
+
+    def _asked(self, verb: Verb, by: str) -> Asked:
+        return Asked(verb, by=by, budgets=self._budgets, limits=self._limits)
 
     # -- taking in --
 
@@ -93,7 +103,7 @@ class Servers:
 
     def _verify(self, server_id: str, then: str, by: str) -> None:
         begin = Begin(frozen={THEN: then, "by": by})
-        self._engine.submit(server_id, Asked(Verb.MANAGE, by=by), begin=begin)
+        self._engine.submit(server_id, self._asked(Verb.MANAGE, by), begin=begin)
 
     def _go_on(self, server_id: str) -> None:
         try:
@@ -103,7 +113,7 @@ class Servers:
             if then is None or life.state is not ProvisionState.MANAGEABLE or life.run is not None:
                 return
             by = str(last.frozen.get("by") or "enrolment") if last is not None else "enrolment"
-            self._engine.submit(server_id, Asked(Verb(then), by=by))
+            self._engine.submit(server_id, self._asked(Verb(then), by))
         except BaremetalError as error:
             log.warning("an enrolment did not go on", server=server_id, code=error.code, error=str(error))
 

@@ -13,7 +13,7 @@ import pytest
 from baremetal.config import load
 from baremetal.sim.knobs import EfiPolicy, Knobs
 from baremetal.wiring import build
-from tests.integration.conftest import MAC, Service, enrolment, prepare
+from tests.integration.conftest import MAC, Service, enrolment, prepare, running
 
 
 def test_enrol_goes_on_to_available_and_writes_nothing(service: Service) -> None:
@@ -321,3 +321,20 @@ def test_the_schema_is_guarded_and_whole(service: Service) -> None:
         assert anyone.get("/docs").status_code == 404
     schema = service.get("/openapi.json")
     assert "/v1/servers/{name}/deploy" in schema["paths"]
+
+
+def test_limits_and_budgets_of_the_settings_hold_for_every_verb(tmp_path: Path) -> None:
+    settings = "[deploy.limits]\npower_writes_per_hour = 77\n[deploy.budgets]\nensure_s = 33.0\n"
+    with running(tmp_path, settings) as service:
+        service.enrol()
+        service.deploy_until_window()
+        service.post("/v1/servers/r1/abort")
+        service.wait("r1", lambda server: server["provision_state"] == "deploy failed")
+        service.post("/v1/servers/r1/release")
+        service.wait("r1", lambda server: server["provision_state"] == "available")
+        events = [entry.event for entry in service.app.store.history(kinds=("decision",))]
+    asked = {event["verb"]: event for event in events if event and event["type"] == "asked"}
+    assert set(asked) == {"manage", "provide", "deploy", "abort", "release"}
+    for verb in ("manage", "provide", "deploy", "release"):
+        assert asked[verb]["limits"]["power_writes_per_hour"] == 77, verb
+        assert asked[verb]["budgets"]["ensure_s"] == 33.0, verb

@@ -120,7 +120,7 @@ def test_ctrl_c_stops_and_leaves_nothing(settings: Path, tmp_path: Path) -> None
     """A real process, interrupted while it copies a folder whose files are holes: quick to make, slow to read."""
     tree = lay_out(ROCKY, tmp_path / "tree")
     with (tree / "a-hole").open("wb") as file:
-        file.truncate(2 << 30)
+        file.truncate(8 << 30)
     child = subprocess.Popen(
         [sys.executable, "-m", "baremetal", "media", "add", "rocky9", str(tree)],
         stdout=subprocess.PIPE,
