@@ -72,9 +72,14 @@ class Office:
 
     def look_around(self) -> None:
         """Note every command line on this host that shows a token, while the one who asks is still waiting."""
-        for process in Path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):
-                line = process.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+        for process in filter(str.isdigit, os.listdir("/proc")):
+            with suppress(OSError):  # it may end at any moment
+                line = (
+                    Path("/proc", process, "cmdline")
+                    .read_bytes()
+                    .replace(b"\0", b" ")
+                    .decode("utf-8", "replace")
+                )
                 if f"{self.url}/callback/" in line:
                     self.shown.append(line)
 
