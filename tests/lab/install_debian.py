@@ -30,6 +30,7 @@ from baremetal.lab.mirror import CachingMirror
 from baremetal.lab.rack import Rack
 from baremetal.lab.server import VirtualServer
 from baremetal.lab.udebs import SUITE, build_suite
+from baremetal.netboot.tokens import mask_tokens
 
 _SETTINGS = """\
 [server]
@@ -185,7 +186,8 @@ def _keep_evidence(target: Path, folder: Path, control_port: int, server: Virtua
         done = _baremetal(folder, control_port, "events", server.name, *words, capture=True)
         (target / name).write_text(done.stdout)
     console = server.serial_log.read_bytes().decode(errors="replace")
-    (target / "console.log").write_text("".join(c for c in console if c in "\n\t" or c.isprintable()))
+    plain = "".join(c for c in console if c in "\n\t" or c.isprintable())
+    (target / "console.log").write_text(mask_tokens(plain))
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
