@@ -42,6 +42,7 @@ from baremetal.netboot.templates import Templates
 from baremetal.netboot.tftp import Limits as TftpLimits
 from baremetal.netboot.tftp import TftpServer
 from baremetal.netboot.tokens import TokenMint
+from baremetal.service.admission import Admission
 from baremetal.service.boot import Boot
 from baremetal.service.deploys import Deploys
 from baremetal.service.dhcp import REFRESH_S, Dhcp
@@ -163,9 +164,27 @@ def _assemble(
     tokens = Tokens(store, config.token_file, now)
     keys = config.key_file.parent
     secrets_made = [config.key_file, config.token_file, keys / "master.key", keys / "proof_key"]
+    admission = Admission(
+        store,
+        engine,
+        now=now,
+        most=config.deploy.max_concurrent,
+        stagger_s=config.deploy.power_on_stagger_s,
+        tell=timeline.wake,
+    )
     services = Services(
         servers=servers,
-        deploys=Deploys(store, engine, profiles, kitchen, base=base, now=now, budgets=budgets, limits=limits),
+        deploys=Deploys(
+            store,
+            engine,
+            profiles,
+            kitchen,
+            admission=admission,
+            base=base,
+            now=now,
+            budgets=budgets,
+            limits=limits,
+        ),
         power=Power(store, engine, now=now),
         explain=Explain(store, kitchen, loaders, base=base, now=now),
         profiles=profiles,
@@ -216,6 +235,7 @@ def _assemble(
     ticks = Embedded(
         [
             Tick("sweep", config.deploy.sweep_interval_s, engine.sweep),
+            Tick("admission", admission.tick_s, admission.admit),
             Tick("observations", FLUSH_S, observations.flush),
             Tick("retention", RETENTION_EVERY_S, lambda: store.drop_observations(now() - kept)),
             *([Tick("power", watch.every_s, watch.tick)] if every_s else []),

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from baremetal.cli.options import Names, Output, OutputOption, ProfileOption, TagOption, VarOption, pairs
+from baremetal.cli.options import (
+    Names,
+    Output,
+    OutputOption,
+    ProfileOption,
+    TagOption,
+    VarOption,
+    WhereOption,
+    pairs,
+)
 from baremetal.cli.paint import say
 from baremetal.errors import BaremetalError, Invalid
 
@@ -24,6 +33,7 @@ def deploy(
     names: Names = [],  # noqa: B006
     profile: ProfileOption = None,
     tag: TagOption = None,
+    where: WhereOption = "",
     var: VarOption = None,
     boot_target: Annotated[
         str | None, typer.Option("--boot-target", metavar="disk|iscsi", help="Where the system is to live.")
@@ -50,13 +60,14 @@ def deploy(
 ) -> None:
     """Install an operating system on servers, and watch it happen.
 
-    Everything is checked first: one bad name, variable or missing file starts nothing. Ctrl-C detaches; the deploy
-    goes on. Exit code 1 when a deploy failed.
+    Everything is checked first: one bad name, variable or missing file starts nothing. What [deploy] max_concurrent and
+    power_on_stagger_s leave no room for waits for its turn. Ctrl-C detaches; the deploy goes on. Exit code 1 when a
+    deploy failed.
     """
     from baremetal.client import Client
 
-    if bool(names) == bool(tag):
-        raise Invalid("name servers, or choose them by --tag, one of the two")
+    if bool(names) == bool(tag or where):
+        raise Invalid("name servers, or choose them by --tag and --where, one of the two")
     if no_wait and max_failures is not None:
         raise Invalid("--max-failures needs to watch, so it does not go with --no-wait")
     if profile is None and not rebuild:
@@ -70,7 +81,7 @@ def deploy(
     }
     with Client.find() as client:
         if max_failures is not None:
-            _in_waves(client, verb, order, _chosen(client, names, tag), max_failures, output)
+            _in_waves(client, verb, order, _chosen(client, names, tag, where), max_failures, output)
             return
         if len(names) == 1:
             from baremetal.client import server_path
@@ -78,7 +89,7 @@ def deploy(
             accepted = client.post(server_path(names[0], verb), order)
             started = [{"name": accepted["server"]["name"], **accepted}]
         else:
-            body = order | {"names": list(names), "tags": pairs(tag, "--tag")}
+            body = order | {"names": list(names), "tags": pairs(tag, "--tag"), "where": where}
             started = client.post(f"/v1/bulk/{verb}", body)["servers"]
         finish(client, verb, started, no_wait=no_wait, output=output)
 
@@ -91,6 +102,7 @@ def finish(
 
     late = {one["name"]: read_error(one["error"]) for one in started if one.get("error")}
     runs = {one["name"]: one["run"] for one in started if one.get("run")}
+    waiting = {one["name"]: str(one["server"]["waiting"]["profile"]) for one in started if _waits(one)}
     for name, error in late.items():
         from baremetal.cli.failure import tell
 
@@ -98,7 +110,7 @@ def finish(
         tell(error)
     ok = not late
     if runs and not no_wait:
-        ok = watch(client, runs, output, title=_title(verb, started, runs)) and ok
+        ok = watch(client, runs, output, title=_title(verb, started, runs), waiting=waiting) and ok
     if output is not Output.TABLE or no_wait or not runs:
         _report(client, started, output, watched=not no_wait)
     if not ok:
@@ -108,10 +120,23 @@ def finish(
         raise typer.Exit(codes[0] if codes and not runs else 1)
 
 
+def _waits(one: Mapping[str, Any]) -> bool:
+    return bool(one.get("waiting") and (one.get("server") or {}).get("waiting"))
+
+
 def watch(
-    client: Any, runs: dict[str, int], output: Output, *, title: str = "", detaches: bool = True
+    client: Any,
+    runs: dict[str, int],
+    output: Output,
+    *,
+    title: str = "",
+    detaches: bool = True,
+    waiting: Mapping[str, str] = {},
 ) -> bool:
-    """Follow runs to their end; says whether all went well. Ctrl-C detaches with 130, or is passed on."""
+    """Follow runs to their end; says whether all went well. Ctrl-C detaches with 130, or is passed on.
+
+    `waiting`: the profiles of those that have not begun yet.
+    """
     from baremetal.cli.follow import Follower
 
     with _screen(list(runs), output) as screen:
@@ -119,8 +144,12 @@ def watch(
             screen.head(title)
         follower = Follower(client, screen, list(runs))
         try:
-            for name, run in runs.items():
-                follower.begin(name, run)
+            # those under way first: the stream of events is read from where the first of them began
+            for name, run in sorted(runs.items(), key=lambda one: one[0] in waiting):
+                if name in waiting:
+                    follower.expect(name, run, waiting[name])
+                else:
+                    follower.begin(name, run)
             follower.wait()
         except KeyboardInterrupt:
             if not detaches:
@@ -162,12 +191,16 @@ def _title(verb: str, started: Sequence[dict[str, Any]], runs: dict[str, int]) -
 
 
 def _report(client: Any, started: Sequence[dict[str, Any]], output: Output, *, watched: bool) -> None:
+    from baremetal.cli.milestones import waiting_for
     from baremetal.cli.output import emit
     from baremetal.client import server_path
 
     if output is Output.TABLE:
         for one in started:
             if one.get("error"):
+                continue
+            if _waits(one):
+                print(f"{one['name']}: {waiting_for(one['server'])}")
                 continue
             state = one["server"]["provision_state"]
             run = f"run {one['run']} began; it is " if one.get("run") else "it is "
@@ -182,14 +215,15 @@ def _report(client: Any, started: Sequence[dict[str, Any]], output: Output, *, w
     emit(servers, output)
 
 
-def _chosen(client: Any, names: Sequence[str], tag: Sequence[str] | None) -> list[str]:
+def _chosen(client: Any, names: Sequence[str], tag: Sequence[str] | None, where: str) -> list[str]:
     from baremetal.client import server_path
 
     if names:
         return list(dict.fromkeys(client.get(server_path(name))["name"] for name in names))
-    found = [server["name"] for server in client.get("/v1/servers", tag=list(tag or ()))["servers"]]
+    servers = client.get("/v1/servers", tag=list(tag or ()), where=where)["servers"]
+    found = [server["name"] for server in servers]
     if not found:
-        raise Invalid(f"no server has the tags {' '.join(tag or ())}")
+        raise Invalid(f"no server has {' '.join([*(tag or ()), where]).strip()}")
     return found
 
 

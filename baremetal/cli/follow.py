@@ -42,6 +42,7 @@ class Follower:
         self._looked = 0.0
         self._stale = True
         self._sorting: list[tuple[datetime, int, float, Mapping[str, Any]]] = []
+        self._read_up_to: dict[str, int] = {}
         self.told: dict[str, Milestones] = {}
 
     def begin(self, name: str, run: int) -> None:
@@ -50,9 +51,17 @@ class Follower:
         told = Milestones(name, run, past.get("profile") or "", past.get("disks") or ())
         self.told[name] = told
         self._stale = True
+        marks = past["marks"]
+        self._start(marks[0]["id"] - 1 if marks else None)
+
+    def expect(self, name: str, run: int, profile: str) -> None:
+        """Follow a run that is to begin when its turn comes."""
+        self.told[name] = Milestones(name, run, profile)
+        self._stale = True
+        self._start(None)
+
+    def _start(self, after: int | None) -> None:
         if self._reader is None:
-            marks = past["marks"]
-            after = marks[0]["id"] - 1 if marks else None
             self._reader = threading.Thread(target=self._read, args=(after,), daemon=True)
             self._reader.start()
 
@@ -95,7 +104,7 @@ class Follower:
 
     def _feed(self, event: Mapping[str, Any]) -> None:
         told = self.told.get(event["server"])
-        if told is None or told.ended:
+        if told is None or told.ended or int(event["id"]) <= self._read_up_to.get(told.server, 0):
             return
         if (event.get("event") or {}).get("signal") == "install-started" and not told.disks:
             # Only the name is in the event; without the rest the row says less, and the deploy goes on all the same.
@@ -118,17 +127,28 @@ class Follower:
         names = [told.server for told in self.open]
         try:
             if len(names) == 1:
-                self._screen.status(self._client.get(server_path(names[0])))
+                self._see(self._client.get(server_path(names[0])))
             else:
                 for server in self._client.get("/v1/servers")["servers"]:
                     if server["name"] in self.told:
-                        self._screen.status(server)
+                        self._see(server)
         except Unknown:
             told = self.told[names[0]]
             told.ended, told.failed, told.reason = "forgotten", True, "somebody made the service forget it"
             self._screen.finish(told)
         except BaremetalError:
             pass  # the stream says so too, and knows when it is back
+
+    def _see(self, server: Mapping[str, Any]) -> None:
+        """Show how a server stands; what was expected and happened before the stream told of it is read up."""
+        self._screen.status(server)
+        told = self.told[server["name"]]
+        if told.started_at is not None or told.ended or server.get("waiting") is not None:
+            return
+        page = self._client.get(server_path(told.server, "events"), newest=True, limit=1000)["events"]
+        for event in page:
+            self._feed(event)
+        self._read_up_to[told.server] = max((int(event["id"]) for event in page), default=0)
 
     def _read(self, after: int | None) -> None:
         named = self._names if len(self._names) <= _MOST_NAMED else []

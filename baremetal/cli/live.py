@@ -227,6 +227,8 @@ class Screen:
 
     def _waiting(self, name: str) -> Text | None:
         server, told = self._servers.get(name), self._told.get(name)
+        if name not in self._ended and told is None and (server or {}).get("waiting"):
+            return self._turning().append(f" {waiting_for(server or {})}", "cyan")
         if name in self._ended or told is None or told.started_at is None or told.ended:
             return None
         elapsed = max(told.took_s, time.time() - told.started_at.timestamp())

@@ -112,6 +112,9 @@ class Milestones:
         if kind == "decision" and event.get("outcome") == "no-op":
             return []
         if self.started_at is None and not (body.get("type") == "asked" and event.get("run") == self.run):
+            if _left_queue(event) and event.get("run") == self.run:
+                self.ended, self.failed = "not begun", True
+                self.code, self.reason = split_code(str(event["note"]).removeprefix("did not begin: "))
             return []
         told = self._decided(event, body) if kind == "decision" else self._observed(event)
         if told is None:
@@ -318,11 +321,21 @@ def ends_run(event: Mapping[str, Any]) -> bool:
     return event["kind"] == "decision" and bool(state) and state not in _MOVING and before in _MOVING
 
 
+def _left_queue(event: Mapping[str, Any]) -> bool:
+    """Whether a deploy that waited for its turn was given up."""
+    data = event.get("data") or {}
+    return data.get("what") == "queue" and data.get("kind") == "left"
+
+
 def waiting_for(server: Mapping[str, Any]) -> str:
-    """Say what a server's open run is waiting for; "" without one."""
+    """Say what a server's open run, or a deploy that has not begun, is waiting for; "" without one."""
     run = server.get("run")
     if not run:
-        return ""
+        waiting = server.get("waiting")
+        if not waiting:
+            return ""
+        first = "next" if waiting["place"] == 1 else f"{waiting['place'] - 1} before it"
+        return f"{waiting['verb']} of {waiting['profile']} waits for its turn, {first}"
     step = str(run.get("step") or "")
     text = _DOING.get(step, step)
     if run.get("verb") in _ERRANDS and step in ("started", "complete"):

@@ -65,6 +65,11 @@ TagOption = Annotated[
     list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Tags; may be repeated.")
 ]
 
+WhereOption = Annotated[
+    str,
+    typer.Option("--where", metavar="WHERE", help="By inspected hardware: 'ram>=64G and disk>=1T'."),
+]
+
 
 def pairs(words: Sequence[str] | None, option: str) -> dict[str, str]:
     """Read KEY=VALUE words. Raises Invalid naming the option."""

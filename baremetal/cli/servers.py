@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from baremetal.cli.options import Name, Names, Output, OutputOption, TagOption, VarOption, pairs
+from baremetal.cli.options import (
+    Name,
+    Names,
+    Output,
+    OutputOption,
+    TagOption,
+    VarOption,
+    WhereOption,
+    pairs,
+)
 from baremetal.cli.output import ago, emit, fields, table
 from baremetal.cli.paint import Paint, say
 from baremetal.errors import Invalid
@@ -26,6 +35,7 @@ class Switch(StrEnum):
 def list_(
     state: Annotated[str | None, typer.Option("--state", "-s", help="Only servers in this state.")] = None,
     tag: TagOption = None,
+    where: WhereOption = "",
     unknown: Annotated[
         bool, typer.Option("--unknown", help="Machines that asked to boot and that nobody has enrolled.")
     ] = False,
@@ -39,11 +49,13 @@ def list_(
             _strangers(client.get("/v1/unknown")["unknown"], output)
             return
         pairs(tag, "--tag")
-        servers = client.get("/v1/servers", state=state, tag=list(tag or ()) or None)["servers"]
+        servers = client.get("/v1/servers", state=state, tag=list(tag or ()) or None, where=where or None)[
+            "servers"
+        ]
     if emit(servers, output):
         return
     if not servers:
-        say("No servers" + (" like that" if state or tag else "; `baremetal enroll` takes them in"))
+        say("No servers" + (" like that" if state or tag or where else "; `baremetal enroll` takes them in"))
         return
     paint = Paint.stdout()
     table(
@@ -72,6 +84,8 @@ def _now(server: Mapping[str, Any], paint: Paint) -> str:
 
     if server["run"]:
         return f"run {server['run']['number']}: {waiting_for(server)}"
+    if server.get("waiting"):
+        return waiting_for(server)
     if server["last_error"]:
         return paint(server["last_error"], "red")
     return " ".join(f"{key}={value}" for key, value in server["tags"].items())
@@ -157,6 +171,8 @@ def describe(server: Mapping[str, Any]) -> None:
             told += f"\nlast sign of life: {run['last_sign']}"
         if run["trouble"]:
             told += f"\n{paint(run['trouble'], 'yellow')}"
+    elif server.get("waiting"):
+        told = f"none yet: {waiting_for(server)}"
     deployed = ""
     if server["deployed_run"]:
         deployed = f"{server['profile'] or ''} (run {server['deployed_run']})".strip()

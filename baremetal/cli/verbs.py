@@ -94,9 +94,18 @@ def abort(names: Names, no_wait: NoWait = False, output: OutputOption = Output.T
         if no_wait:
             deploy.finish(client, "abort", started, no_wait=True, output=output)
             return
-        runs = {one["name"]: before[one["name"]]["run"]["number"] for one in started if not one.get("error")}
+        # what only waited for its turn is given up at once
+        runs = {
+            one["name"]: before[one["name"]]["run"]["number"]
+            for one in started
+            if not one.get("error") and before[one["name"]]["run"]
+        }
         # An aborted run ends in its failed state: that is the success of an abort.
-        deploy.watch(client, runs, output, title=f"abort {' '.join(runs)}")
+        if runs:
+            deploy.watch(client, runs, output, title=f"abort {' '.join(runs)}")
+        else:
+            deploy.finish(client, "abort", started, no_wait=True, output=output)
+            return
         if output is not Output.TABLE:
             deploy.finish(client, "abort", started, no_wait=True, output=output)
 

@@ -197,6 +197,8 @@ class DeployConfig(_Section):
     """`[deploy]`: what holds for every deploy."""
 
     sweep_interval_s: Budget = 1.0
+    max_concurrent: Annotated[int, Field(ge=0, le=100_000)] = 100
+    power_on_stagger_s: Annotated[float, Field(ge=0, le=600)] = 0.0
     ssh_authorized_keys: list[PublicKey] = []
     ssh_user: str = "root"
     ssh_port: Annotated[int, Field(ge=1, le=65535)] = 22

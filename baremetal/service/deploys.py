@@ -34,8 +34,10 @@ from baremetal.netboot.lookup import Loader
 from baremetal.netboot.profile import Family
 from baremetal.netboot.selector import parse_selector
 from baremetal.service import views
+from baremetal.service.admission import Admission, Place, refuse_waiting
 from baremetal.service.enrolment import quirk
 from baremetal.service.errands import Errands
+from baremetal.service.hardware import Hardware
 from baremetal.service.inventory import for_templates
 from baremetal.service.manner import manner_of
 from baremetal.service.profiles import Offer, Profiles
@@ -81,6 +83,7 @@ class Deploys:
         profiles: Profiles,
         kitchen: Kitchen,
         *,
+        admission: Admission,
         base: str,
         now: Callable[[], datetime],
         budgets: Budgets | None = None,
@@ -92,6 +95,7 @@ class Deploys:
         self._limits = limits or Limits()
         self._profiles = profiles
         self._kitchen = kitchen
+        self._admission = admission
         self._errands = Errands(store, profiles, self._recipe)
         self._base = base
         self._now = now
@@ -105,13 +109,13 @@ class Deploys:
             return self._submit(ready)
 
     def ask_many(
-        self, names: Sequence[str], tags: Mapping[str, str], order: Order, by: str
+        self, names: Sequence[str], tags: Mapping[str, str], order: Order, by: str, where: str = ""
     ) -> list[dict[str, Any]]:
-        """Ask a verb of several servers, named or by tags. Everything is checked first: one bad name starts nothing.
+        """Ask a verb of several servers, named, or by tags and hardware. One bad name starts nothing.
 
-        What fails after that (somebody else was quicker) is told beside the others.
+        Everything is checked first. What fails after that (somebody else was quicker) is told beside the others.
         """
-        records = self._select(names, tags)
+        records = self._select(names, tags, where)
         ready = []
         for record in records:
             try:
@@ -127,16 +131,20 @@ class Deploys:
                 outcomes.append({"name": one.record.life.name, "error": error.as_dict()})
         return outcomes
 
-    def _select(self, names: Sequence[str], tags: Mapping[str, str]) -> list[ServerRecord]:
-        if bool(names) == bool(tags):
-            raise Invalid("name servers or select them by tags, one of the two", variable="names")
-        records = (
-            [self._store.server(name) for name in names] if names else self._store.servers(tags=dict(tags))
-        )
-        if not records:
+    def _select(self, names: Sequence[str], tags: Mapping[str, str], where: str) -> list[ServerRecord]:
+        if bool(names) == bool(tags or where):
             raise Invalid(
-                f"no server has the tags {' '.join(f'{k}={v}' for k, v in tags.items())}", variable="tags"
+                "name servers, or select them by tags and hardware, one of the two", variable="names"
             )
+        if names:
+            records = [self._store.server(name) for name in names]
+        else:
+            wanted = Hardware.parse(where)
+            records = [one for one in self._store.servers(tags=dict(tags)) if wanted.fits(self._store, one)]
+        if not records:
+            asked = [f"the tags {' '.join(f'{k}={v}' for k, v in tags.items())}"] if tags else []
+            asked += [where] if where else []
+            raise Invalid(f"no server has {' and '.join(asked)}", variable="where" if where else "tags")
         return list({record.id: record for record in records}.values())
 
     def _prepare(self, record: ServerRecord, order: Order, by: str) -> _Ready:
@@ -151,12 +159,16 @@ class Deploys:
                 budgets=self._budgets,
                 limits=self._limits,
             )
-            self._check_state(record, asked)
             if verb is Verb.ABORT:
+                if self._store.waiting(record.id) is None:
+                    self._check_state(record, asked)
                 return _Ready(record, asked, None)
+            refuse_waiting(self._store, record, str(verb))
+            self._check_state(record, asked)
             return _Ready(record, *self._errands.prepare(record, asked, order.vars))
         if order.wipe:
             raise Invalid(f"{verb} wipes nothing", variable="wipe", fix="release with --wipe first")
+        refuse_waiting(self._store, record, str(verb))
         self._check_state(record, Asked(verb, by=by, force=order.force, method=Method.INSTALLER))
         offer, asked_vars = self._offer(record, order, verb)
         asked = _asked(record, order, verb, by, offer)
@@ -172,12 +184,30 @@ class Deploys:
         _raise_refusal(record, decide(record.life, asked, self._now()))
 
     def _submit(self, ready: _Ready) -> dict[str, Any]:
+        verb, by = ready.asked.verb, ready.asked.by
+        if verb is Verb.ABORT and self._admission.leave(ready.record, by):
+            return {"run": None, "waiting": None, "server": self._view(ready.record.id)}
         with failpoints("run.create"):
-            decision = self._engine.submit(ready.record.id, ready.asked, begin=ready.begin)
+            if verb in _INSTALLS and ready.begin is not None:
+                decision = self._admission.begin(ready.record, ready.asked, ready.begin)
+            else:
+                decision = self._engine.submit(ready.record.id, ready.asked, begin=ready.begin)
+        if isinstance(decision, Place):
+            return {
+                "run": decision.run,
+                "waiting": decision.before + 1,
+                "server": self._view(ready.record.id),
+            }
         _raise_refusal(ready.record, decision)
         run = decision.server.run
-        record = self._store.server(ready.record.id)
-        return {"run": run.number if run is not None else None, "server": views.view(self._store, record)}
+        return {
+            "run": run.number if run is not None else None,
+            "waiting": None,
+            "server": self._view(ready.record.id),
+        }
+
+    def _view(self, server_id: str) -> dict[str, Any]:
+        return views.view(self._store, self._store.server(server_id))
 
     def _offer(self, record: ServerRecord, order: Order, verb: Verb) -> tuple[Offer, dict[str, Any]]:
         """Find the profile, and the deploy's own variables: a rebuild without a profile repeats what is deployed."""

@@ -21,6 +21,7 @@ from baremetal.lifecycle.model import Budgets, Limits, ProvisionState, Server, V
 from baremetal.netboot.variables import normal_mac
 from baremetal.service import views
 from baremetal.service.enrolment import Enrolment, ServerChange, changed_facts, first_facts
+from baremetal.service.hardware import Hardware
 from baremetal.service.roster import InvalidRows
 from baremetal.store.records import Credentials, HistoryEntry, NewServer, ServerRecord
 from baremetal.store.store import Store
@@ -119,16 +120,20 @@ class Servers:
 
     # -- looking --
 
-    def select(self, state: str | None = None, tags: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-        """List servers by name, in a state or with all of some tags."""
+    def select(
+        self, state: str | None = None, tags: Mapping[str, str] | None = None, where: str = ""
+    ) -> list[dict[str, Any]]:
+        """List servers by name: in a state, with all of some tags, with the hardware that `where` asks for."""
         if state is not None and state not in tuple(ProvisionState):
             raise Invalid(
                 f"no state {state[:40]!r}", variable="state", fix=f"use one of {', '.join(ProvisionState)}"
             )
         wanted = ProvisionState(state) if state is not None else None
+        hardware = Hardware.parse(where)
         return [
             views.view(self._store, record)
             for record in self._store.servers(wanted, dict(tags or {}) or None)
+            if hardware.fits(self._store, record)
         ]
 
     def show(self, name: str) -> dict[str, Any]:

@@ -41,6 +41,11 @@ class Timeline:
         """List events after a number, of some servers or of all. Raises Unknown."""
         return self.after(self.ids(names), after, limit).events
 
+    def newest(self, name: str, limit: int) -> list[dict[str, Any]]:
+        """List a server's last events, oldest first. Raises Unknown."""
+        record = self._store.server(name)
+        return [views.event(entry) for entry in self._store.history(record.id, limit=limit, newest=True)]
+
     def ids(self, names: Sequence[str]) -> list[str]:
         """Turn names into ids. Raises Unknown."""
         return [self._store.server(name).id for name in names]

@@ -21,6 +21,7 @@ def view(store: Store, record: ServerRecord) -> dict[str, Any]:
     number = life.run.number if life.run is not None else life.deployed
     known = store.run(record.id, number) if number else None
     profile = known.profile if known is not None and known.profile else None
+    waiting = _waiting(store, record) if life.run is None else None
     return {
         "name": life.name,
         "id": record.id,
@@ -31,9 +32,10 @@ def view(store: Store, record: ServerRecord) -> dict[str, Any]:
         "last_error": life.last_error,
         "profile": profile,
         "run": _run(record, life.run, profile) if life.run is not None else None,
+        "waiting": waiting,
         "deployed_run": life.deployed or None,
         "found_on": life.found_on,
-        "allowed": allowed(record),
+        "allowed": ["abort"] if waiting is not None else allowed(record),
         "macs": list(facts.macs),
         "bmc": _bmc(facts.bmc),
         "boot_mode": facts.boot_mode,
@@ -85,6 +87,20 @@ def event(entry: HistoryEntry) -> dict[str, Any]:
         "outcome": entry.outcome,
         "event": dict(entry.event) if entry.event is not None else None,
         "data": dict(entry.data or {}),
+    }
+
+
+def _waiting(store: Store, record: ServerRecord) -> dict[str, Any] | None:
+    """Describe the deploy that waits for its turn; `place` counts from 1."""
+    one = store.waiting(record.id)
+    if one is None:
+        return None
+    return {
+        "verb": str(one.asked.verb),
+        "profile": one.profile,
+        "since": one.at,
+        "by": one.asked.by,
+        "place": store.waiting_before(one.number) + 1,
     }
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, inspect, text
 from baremetal.errors import Unavailable
 from baremetal.store.database import Database
 
-HEAD = "0002"
+HEAD = "0003"
 FOLDER = Path(__file__).parent / "migrations"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from baremetal.lifecycle.events import Asked
 from baremetal.lifecycle.model import PowerState, Server
 
 
@@ -69,6 +70,19 @@ class ServerRecord:
     @property
     def name(self) -> str:
         return self.life.name
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingRecord:
+    """A deploy that has not begun: all that its run will need. `number`: those with lower ones go first."""
+
+    number: int
+    server_id: str
+    server: str
+    at: datetime
+    asked: Asked
+    profile: str
+    frozen: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

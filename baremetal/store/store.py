@@ -19,9 +19,10 @@ from baremetal.store.secrets import Secrets
 from baremetal.store.servers import Servers
 from baremetal.store.sightings import Sightings
 from baremetal.store.transitions import Transitions
+from baremetal.store.waiting import Waiting
 
 
-class Store(Servers, Transitions, Runs, Inventories, History, Sightings, Access):
+class Store(Servers, Transitions, Runs, Waiting, Inventories, History, Sightings, Access):
     """One database, for all threads of the process."""
 
     @classmethod

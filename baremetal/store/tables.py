@@ -160,6 +160,25 @@ class InventoryRow(_Row, table=True):
     found: str
 
 
+class WaitingRow(_Row, table=True):
+    """A deploy that was asked for and has not begun. Ids only grow: the lowest has waited longest."""
+
+    __tablename__ = "waiting"
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    id: int | None = Field(
+        default=None,
+        sa_column=Column(
+            "id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+        ),
+    )
+    server_id: str = Field(sa_column=_of_server(unique=True))
+    at: int = Field(sa_type=BigInteger)
+    profile: str
+    asked: str
+    frozen: str
+
+
 class UnknownRow(_Row, table=True):
     __tablename__ = "unknowns"
 
@@ -209,6 +228,7 @@ RUNS = _table(RunRow)
 HISTORY = _table(HistoryRow)
 LOGS = _table(LogRow)
 INVENTORIES = _table(InventoryRow)
+WAITING = _table(WaitingRow)
 UNKNOWNS = _table(UnknownRow)
 TOKENS = _table(TokenRow)
 BMC_MEMOS = _table(BmcMemoRow)

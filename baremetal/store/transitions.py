@@ -23,6 +23,7 @@ from baremetal.store.part import Part
 from baremetal.store.records import HistoryEntry, RunRecord
 from baremetal.store.runs import add_run, end_run, learn
 from baremetal.store.tables import SERVERS, micros, moment
+from baremetal.store.waiting import wait_no_longer
 
 _S = SERVERS.c
 _GUARDED = and_(
@@ -103,6 +104,7 @@ class Transitions(Part):
                     return None
                 if begin is not None:
                     add_run(connection, begin)
+                    wait_no_longer(connection, server_id)
                 run = before.run or after.run
                 if run is not None and facts:
                     _learn(self._db, connection, server_id, run.number, at, facts)

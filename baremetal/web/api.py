@@ -98,10 +98,12 @@ def _add_servers(app: FastAPI, services: Services) -> None:
     @app.get("/v1/servers", response_model=shapes.Servers)
     @allows(Role.VIEWER)
     def listed(
-        state: str | None = None, tag: Annotated[list[str] | None, Query(max_length=32)] = None
+        state: str | None = None,
+        tag: Annotated[list[str] | None, Query(max_length=32)] = None,
+        where: Annotated[str, Query(max_length=1024)] = "",
     ) -> dict[str, Any]:
-        """List servers; `tag` is `key=value` and may be repeated."""
-        return {"servers": servers.select(state, _pairs(tag or []))}
+        """List servers; `tag` is `key=value` and may be repeated, `where` asks of their hardware."""
+        return {"servers": servers.select(state, _pairs(tag or []), where)}
 
     @app.post("/v1/servers", status_code=201, openapi_extra=_ENROL_BODY)
     @allows(Role.OPERATOR)
@@ -177,7 +179,7 @@ def _add_verbs(app: FastAPI, services: Services) -> None:
         if verb not in tuple(Verb):
             raise Invalid(f"no verb {verb!r}")
         order = _order(verb, body)
-        return {"servers": deploys.ask_many(body.names, body.tags, order, who(request).name)}
+        return {"servers": deploys.ask_many(body.names, body.tags, order, who(request).name, body.where)}
 
     @app.post("/v1/servers/{name}/plan")
     @allows(Role.VIEWER)
@@ -245,8 +247,14 @@ def _add_events(app: FastAPI, services: Services) -> None:
     @app.get("/v1/servers/{name}/events", response_model=shapes.Events)
     @allows(Role.VIEWER)
     def events_of(
-        name: str, after: int = 0, limit: Annotated[int, Query(ge=1, le=5000)] = 1000
+        name: str,
+        after: int = 0,
+        limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
+        newest: bool = False,
     ) -> dict[str, Any]:
+        """List a server's events after a number, oldest first: the first `limit`, or with `newest` the last."""
+        if newest:
+            return {"events": timeline.newest(name, limit)}
         return {"events": timeline.events([name], after, limit)}
 
     @app.get("/v1/servers/{name}/timeline")
@@ -366,7 +374,7 @@ def _add_tokens(app: FastAPI, services: Services) -> None:
 
 
 def _order(verb: str, body: shapes.Deployment | shapes.Plain | shapes.Rescue | None) -> Order:
-    given = body.model_dump(exclude={"names", "tags"}) if body is not None else {}
+    given = body.model_dump(exclude={"names", "tags", "where"}) if body is not None else {}
     return Order(verb=verb, **given)
 
 

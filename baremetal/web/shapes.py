@@ -111,10 +111,11 @@ class BootDeviceChoice(Asking):
 
 
 class Many(Deployment):
-    """One verb for several servers, named or selected by tags. One bad name starts nothing."""
+    """One verb for several servers, named, or selected by tags and hardware. One bad name starts nothing."""
 
     names: list[Text] = Field(default=[], max_length=10_000)
     tags: Words = {}
+    where: Text = ""
     wipe: bool = False
 
 
@@ -157,6 +158,16 @@ class RunShape(BaseModel):
     go: GoShape | None
 
 
+class WaitingShape(BaseModel):
+    """A deploy that waits until there is room for it; `place` 1 is the next to begin."""
+
+    verb: str
+    profile: str
+    since: datetime
+    by: str
+    place: int
+
+
 class ServerShape(BaseModel):
     """A server as the API shows it."""
 
@@ -169,6 +180,7 @@ class ServerShape(BaseModel):
     last_error: str
     profile: str | None
     run: RunShape | None
+    waiting: WaitingShape | None
     deployed_run: int | None
     found_on: bool
     allowed: list[str]
@@ -193,9 +205,13 @@ class Servers(BaseModel):
 
 
 class Accepted(BaseModel):
-    """A verb was accepted; `run` is null for verbs that have nothing to do on the machine."""
+    """A verb was accepted; `run` is null for verbs that have nothing to do on the machine.
+
+    `waiting` is the place in the queue (1 is next) of a deploy whose run will have the number `run`.
+    """
 
     run: int | None
+    waiting: int | None = None
     server: ServerShape
 
 
@@ -204,6 +220,7 @@ class Outcome(BaseModel):
 
     name: str
     run: int | None = None
+    waiting: int | None = None
     server: ServerShape | None = None
     error: dict[str, Any] | None = None
 

@@ -37,6 +37,7 @@ observe_interval_s = 0
 
 [deploy]
 sweep_interval_s = 0.2
+{deploy}
 
 [profile.test]
 family = "kickstart"
@@ -113,13 +114,22 @@ class Service:
     def template(self) -> Path:
         return self.folder / "templates" / "kickstart" / "test.ks.j2"
 
+    def unplug(self) -> None:
+        """Take all simulated BMCs out."""
+        for name in self.bmcs:
+            board.unplug(name)
+        self.bmcs.clear()
+
+    def close(self) -> None:
+        """Let go of both connections."""
+        self.api.close()
+        self.machine.close()
+
     def clear(self) -> None:
         """Leave nothing of one test to the next: servers, BMCs, and what was written over the template."""
         for server in self.get("/v1/servers")["servers"]:
             assert self.api.delete(f"/v1/servers/{server['name']}?force=true").status_code == 204
-        for name in self.bmcs:
-            board.unplug(name)
-        self.bmcs.clear()
+        self.unplug()
         self.chassis.clear()
         if self.template.read_text() != TEMPLATE:
             self.template.write_text(TEMPLATE)
@@ -178,8 +188,11 @@ class Runner(threading.Thread):
             raise self.error
 
 
-def prepare(folder: Path, proof: str = "none", more: str = "") -> Path:
-    """Lay out a data directory with a small profile; returns the settings' file. `more` is added to it."""
+def prepare(folder: Path, proof: str = "none", more: str = "", deploy: str = "") -> Path:
+    """Lay out a data directory with a small profile; returns the settings' file.
+
+    `more` is added at its end, `deploy` to its section [deploy].
+    """
     data, templates = folder / "data", folder / "templates"
     (templates / "kickstart").mkdir(parents=True)
     (templates / "kickstart" / "test.ks.j2").write_text(TEMPLATE)
@@ -187,7 +200,7 @@ def prepare(folder: Path, proof: str = "none", more: str = "") -> Path:
     (data / "media" / "test" / "vmlinuz").write_bytes(b"kernel")
     (data / "media" / "test" / "initrd.img").write_bytes(bytes(range(256)) * 64)
     settings = folder / "config.toml"
-    settings.write_text(SETTINGS.format(data=data, templates=templates, proof=proof) + more)
+    settings.write_text(SETTINGS.format(data=data, templates=templates, proof=proof, deploy=deploy) + more)
     return settings
 
 
@@ -208,18 +221,16 @@ def connect(folder: Path, runner: Runner) -> Service:
 
 
 @contextmanager
-def running(folder: Path, more: str = "") -> Iterator[Service]:
-    runner = Runner(prepare(folder, more=more))
+def running(folder: Path, more: str = "", deploy: str = "") -> Iterator[Service]:
+    runner = Runner(prepare(folder, more=more, deploy=deploy))
     runner.begin()
     service = connect(folder, runner)
     try:
         yield service
     finally:
-        service.api.close()
-        service.machine.close()
+        service.close()
         runner.end()
-        for name in service.bmcs:
-            board.unplug(name)
+        service.unplug()
 
 
 @pytest.fixture(scope="module")

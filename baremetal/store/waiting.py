@@ -1,0 +1,124 @@
+"""Deploys that were asked for and wait until there is room for them.
+
+Owns the rows and their order; when there is room is `service/admission.py`'s affair. A row goes in the transaction that
+begins its run, so that no crash can leave both, or neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select
+
+from baremetal.errors import Refused
+from baremetal.lifecycle.events import Asked
+from baremetal.lifecycle.model import Verb
+from baremetal.store.codec import decode_event, dump, encode_event, load
+from baremetal.store.database import Prepared
+from baremetal.store.history import append
+from baremetal.store.part import Part
+from baremetal.store.records import HistoryEntry, ServerRecord, WaitingRecord
+from baremetal.store.tables import RUNS, SERVERS, WAITING, micros, moment
+
+_W = WAITING.c
+_ADD = Prepared(insert(WAITING), ("server_id", "at", "profile", "asked", "frozen"))
+_DROP = Prepared(delete(WAITING).where(_W.server_id == bindparam("the_id")))
+_ROWS = select(WAITING, SERVERS.c.name).join(SERVERS, SERVERS.c.id == _W.server_id).order_by(_W.id)
+_ONE = Prepared(_ROWS.where(_W.server_id == bindparam("the_id")))
+_FIRST = Prepared(_ROWS.where(_W.id > bindparam("after")).limit(1))
+_BEFORE = Prepared(select(func.count()).select_from(WAITING).where(_W.id < bindparam("the_number")))
+_UNDER_WAY = Prepared(
+    select(func.count())
+    .select_from(RUNS)
+    .where(
+        RUNS.c.ended_at.is_(None),
+        or_(RUNS.c.verb == Verb.DEPLOY.value, RUNS.c.verb == Verb.REBUILD.value),
+    )
+)
+
+
+class Waiting(Part):
+    """Who waits, in which order, and how many deploys are under way."""
+
+    def wait(
+        self,
+        record: ServerRecord,
+        asked: Asked,
+        profile: str,
+        frozen: Mapping[str, Any],
+        at: datetime,
+    ) -> HistoryEntry:
+        """Have a deploy wait behind the others. Raises Refused where one of this server does already."""
+        with self._db.write() as connection:
+            if _ONE.run(connection, {"the_id": record.id}).fetchone() is not None:
+                raise Refused(
+                    f"{asked.verb}: a deploy of this server waits already",
+                    server=record.name,
+                    allowed=("abort",),
+                )
+            _ADD.run(
+                connection,
+                {
+                    "server_id": record.id,
+                    "at": micros(at),
+                    "profile": profile,
+                    "asked": dump(encode_event(asked)),
+                    "frozen": dump(dict(frozen)),
+                },
+            )
+            return append(
+                connection,
+                at,
+                record.id,
+                record.name,
+                record.life.runs + 1,
+                "audit",
+                f"{asked.verb} asked by {asked.by}: it waits until others have ended",
+                data={"what": "queue", "kind": "waits", "by": asked.by},
+            )
+
+    def waiting(self, server_id: str) -> WaitingRecord | None:
+        """Return what a server waits for."""
+        with self._db.read() as connection:
+            row = _ONE.run(connection, {"the_id": server_id}).fetchone()
+        return None if row is None else _waiting(row)
+
+    def first_waiting(self, after: int = 0) -> WaitingRecord | None:
+        """Return who has waited longest, of those behind a number."""
+        with self._db.read() as connection:
+            row = _FIRST.run(connection, {"after": after}).fetchone()
+        return None if row is None else _waiting(row)
+
+    def waiting_before(self, number: int) -> int:
+        """Return how many have waited longer."""
+        with self._db.read() as connection:
+            return int(_BEFORE.run(connection, {"the_number": number}).fetchone()[0])
+
+    def deploys_under_way(self) -> int:
+        """Return how many deploys and rebuilds have begun and not ended."""
+        with self._db.read() as connection:
+            return int(_UNDER_WAY.run(connection, {}).fetchone()[0])
+
+    def drop_waiting(
+        self, one: WaitingRecord, run: int, note: str, by: str, at: datetime
+    ) -> HistoryEntry | None:
+        """Have somebody wait no longer, and say why; None where the run has begun meanwhile."""
+        with self._db.write() as connection:
+            if _DROP.run(connection, {"the_id": one.server_id}).rowcount != 1:
+                return None
+            data = {"what": "queue", "kind": "left", "by": by}
+            return append(connection, at, one.server_id, one.server, run, "audit", note, data=data)
+
+
+def wait_no_longer(connection: Connection, server_id: str) -> None:
+    """Take the server's row out, in the transaction that begins its run. Harmless where it has none."""
+    _DROP.run(connection, {"the_id": server_id})
+
+
+def _waiting(row: Any) -> WaitingRecord:
+    number, server_id, at, profile, asked, frozen, name = row
+    event = decode_event(load(asked))
+    assert isinstance(event, Asked)
+    return WaitingRecord(number, server_id, name, moment(at), event, profile, load(frozen))
