@@ -36,7 +36,7 @@ from baremetal.engine.steady import SteadyClock
 from baremetal.errors import Invalid, Unavailable
 from baremetal.lifecycle.model import Budgets, Fetch, Limits
 from baremetal.netboot.interface import own_address
-from baremetal.netboot.offer import Mode
+from baremetal.netboot.offer import Mode, Network
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.templates import Templates
 from baremetal.netboot.tftp import Limits as TftpLimits
@@ -54,6 +54,7 @@ from baremetal.service.media import Media
 from baremetal.service.power import Power
 from baremetal.service.profiles import Offer, Profiles
 from baremetal.service.recipe import Kitchen
+from baremetal.service.segments import Segments
 from baremetal.service.servers import Servers, ssh_places
 from baremetal.service.tftp import tftp_server
 from baremetal.service.timeline import Timeline
@@ -164,6 +165,8 @@ def _assemble(
     tokens = Tokens(store, config.token_file, now)
     keys = config.key_file.parent
     secrets_made = [config.key_file, config.token_file, keys / "master.key", keys / "proof_key"]
+    described = network(config, base)
+    segments = Segments(described)
     admission = Admission(
         store,
         engine,
@@ -186,7 +189,7 @@ def _assemble(
             limits=limits,
         ),
         power=Power(store, engine, now=now),
-        explain=Explain(store, kitchen, loaders, base=base, now=now),
+        explain=Explain(store, kitchen, loaders, segments, base=base, now=now),
         profiles=profiles,
         doctor=Doctor(
             store,
@@ -194,6 +197,8 @@ def _assemble(
             profiles,
             Place(config.data_dir, base, secrets_made),
             loaders,
+            segments,
+            wanted=_named_loaders(described) if config.dhcp.mode != "external" else (),
             is_frozen=conversations.is_frozen,
             blocked_s=conversations.blocked_s,
             now=now,
@@ -213,7 +218,6 @@ def _assemble(
     control = control_stack(control_app(services, _version()), _hosts(config))
     every_s = config.bmc.observe_interval_s
     watch = PowerWatch(store, engine, conversations, lambda: Round(deadlines), every_s, watchers)
-    described = network(config, base)
     dhcp = None
     if described.mode is not Mode.EXTERNAL:
         dhcp = Dhcp(
@@ -290,6 +294,12 @@ class _Login:
         from baremetal.drivers.ssh import check_login
 
         return check_login(address, port, self.user, self.private, host_keys, deadline_s)
+
+
+def _named_loaders(described: Network) -> list[str]:
+    """The loaders that our own DHCP names."""
+    named = [name for one in described.segments for name in (one.loader_bios, one.loader_uefi)]
+    return list(dict.fromkeys(named))
 
 
 def _bmc_limits(config: Config) -> BmcLimits:

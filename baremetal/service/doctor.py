@@ -21,25 +21,16 @@ from baremetal.drivers.base import BmcCredentials, BmcUrl
 from baremetal.engine.engine import Engine
 from baremetal.errors import BaremetalError
 from baremetal.lifecycle.moves import current_step
+from baremetal.service.finding import Finding
 from baremetal.service.loaders import Loaders
 from baremetal.service.profiles import Profiles
+from baremetal.service.segments import Segments
 from baremetal.service.servers import find
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 
 USUAL = ("undionly.kpxe", "ipxe.efi", "snponly.efi", "pxelinux.0", "lpxelinux.0", "bootx64.efi")
 LEAST_FREE = 512 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. `ok` None: only worth knowing."""
-
-    name: str
-    ok: bool | None
-    what: str
-    code: str = ""
-    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +52,7 @@ class Doctor:
         profiles: Profiles,
         place: Place,
         loaders: Loaders,
+        segments: Segments,
         *,
         is_frozen: Callable[[BmcUrl, BmcCredentials], bool],
         blocked_s: Callable[[BmcUrl], float],
@@ -69,6 +61,7 @@ class Doctor:
     ) -> None:
         """`wanted`: the loaders that the settings name, and that machines will therefore ask for."""
         self._loaders = loaders
+        self._segments = segments
         self._wanted = tuple(wanted)
         self._store = store
         self._engine = engine
@@ -87,7 +80,13 @@ class Doctor:
         if name is not None:
             found = self._server(find(self._store, name), ask=True)
         else:
-            found = [*self._own(), *self._tools(), *self._missing_loaders(), *self._media()]
+            found = [
+                *self._own(),
+                *self._segments.examine(),
+                *self._tools(),
+                *self._missing_loaders(),
+                *self._media(),
+            ]
             for record in self._store.servers():
                 found += [finding for finding in self._server(record, ask=False) if not finding.ok]
         return {

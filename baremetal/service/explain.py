@@ -23,6 +23,7 @@ from baremetal.service.loaders import Loaders
 from baremetal.service.manner import local_script, manner_of
 from baremetal.service.paths import Guide, ways
 from baremetal.service.recipe import Kitchen
+from baremetal.service.segments import Segments
 from baremetal.service.servers import find
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
@@ -85,9 +86,17 @@ class Explain:
     """Explains one server, or a MAC. `base` is the boot app's public URL as previews show it."""
 
     def __init__(
-        self, store: Store, kitchen: Kitchen, loaders: Loaders, *, base: str, now: Callable[[], datetime]
+        self,
+        store: Store,
+        kitchen: Kitchen,
+        loaders: Loaders,
+        segments: Segments,
+        *,
+        base: str,
+        now: Callable[[], datetime],
     ) -> None:
         self._loaders = loaders
+        self._segments = segments
         self._store = store
         self._kitchen = kitchen
         self._base = base
@@ -119,6 +128,7 @@ class Explain:
             "mac": mac,
             "state": str(record.life.state) if record is not None else None,
             "answer": {"kind": _kind(answer), "reason": answer.reason},
+            "dhcp": self._segments.told(address),
             "paths": paths,
             "run": self._run(record.life) if record is not None and record.life.run is not None else None,
         }
@@ -200,6 +210,9 @@ def _text(told: dict[str, Any]) -> str:
     lines = [f"{who}: {told['answer']['reason']}"]
     if told["state"]:
         lines[0] = f"{who} ({told['state']}): {told['answer']['reason']}"
+    for segment in told["dhcp"]:
+        lines.append(f"by DHCP on {segment['network']}, {segment['who']}:")
+        lines += [f"  {client}: {words}" for client, words in segment["lines"]]
     for path in told["paths"]:
         lines.append(f"by {path['loader']}, in this order:")
         lines += [f"  {entry['url']}: {entry['answer']}" for entry in path["lookups"] if entry["asked"]]
