@@ -148,6 +148,7 @@ def test_pxelinux_leaves_a_stranger_to_its_disk(start: Callable[..., Guest], met
     assert guest.asked[2:13] == pxelinux.lookups(MAC, "10.0.2.15", SYSTEM_UUID)
 
 
+@pytest.mark.long
 def test_pxelinux_asks_again_while_we_cannot_answer(start: Callable[..., Guest]) -> None:
     """I2."""
     config = pxelinux.install_config(FROZEN, context(), Loader.PXELINUX, more=LOCAL)
@@ -171,6 +172,7 @@ def test_pxelinux_shows_a_menu(start: Callable[..., Guest]) -> None:
     command_line(start(BootMode.BIOS, {BY_MAC: config}))
 
 
+@pytest.mark.long
 def test_debians_grub_starts_the_installer(start: Callable[..., Guest]) -> None:
     """S3-2, S3-4: through the one `grub.cfg`, with a word that GRUB would split if it were not quoted."""
     config = grub.install_config(FROZEN, context(), more=LOCAL)
