@@ -111,7 +111,9 @@ class Context:
         return values
 
 
-RESERVED = frozenset(("server", "run", "vars", "profile", "urls", "proof_key", "first_boot", "kernel_line"))
+RESERVED = frozenset(
+    ("server", "run", "vars", "profile", "urls", "proof_key", "first_boot", "kernel_line", "own_args")
+)
 
 
 def merge_variables(*layers: Mapping[str, Any]) -> dict[str, Any]:

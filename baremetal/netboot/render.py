@@ -22,7 +22,7 @@ from baremetal.errors import Invalid
 from baremetal.netboot.context import Context, check_plain
 from baremetal.netboot.filters import FILTERS
 from baremetal.netboot.sandbox import BUDGET, MAX_OUTPUT, Budget, Overrun, Refusal, Sandbox, Unset
-from baremetal.netboot.templates import INSTALL_SCRIPT, KERNEL_ARGS, Frozen
+from baremetal.netboot.templates import KERNEL_ARGS, KERNEL_LINE, Frozen
 from baremetal.netboot.tokens import mask_tokens
 from baremetal.netboot.variables import kernel_words
 
@@ -117,12 +117,14 @@ def render_answer(frozen: Frozen, file: str, context: Context) -> str:
 def render_install_script(frozen: Frozen, context: Context) -> str:
     """Render the iPXE script that starts this run's installer; it holds the fetch token and no other secret."""
     compiled = _SHELF.get(frozen)
-    return compiled.render(INSTALL_SCRIPT, _with_kernel_line(compiled, context))
+    values = context.values(secret=False)
+    line = _kernel_line(compiled, frozen, values)
+    return compiled.render(context.profile.install_script, {**values, "kernel_line": line})
 
 
-def render_kernel_args(frozen: Frozen, context: Context) -> str:
-    """Render the profile's own kernel arguments, checked word by word."""
-    return _own_args(_SHELF.get(frozen), context.values(secret=False))
+def render_kernel_line(frozen: Frozen, context: Context) -> str:
+    """Render everything a kernel is told, for any loader, checked word by word; it holds the fetch token."""
+    return _kernel_line(_SHELF.get(frozen), frozen, context.values(secret=False))
 
 
 def render_text(text: str, name: str, values: Mapping[str, Any]) -> str:
@@ -132,17 +134,21 @@ def render_text(text: str, name: str, values: Mapping[str, Any]) -> str:
     return _SHELF.get(Frozen({}, {name: text})).render(name, plain)
 
 
-def _with_kernel_line(compiled: Compiled, context: Context) -> dict[str, Any]:
-    values = context.values(secret=False)
-    return {**values, "kernel_line": _own_args(compiled, values)}
+def _kernel_line(compiled: Compiled, frozen: Frozen, values: dict[str, Any]) -> str:
+    own = _words(compiled, KERNEL_ARGS, values)
+    # A run that was frozen before there was such a template has it all in its boot script.
+    if KERNEL_LINE not in frozen.texts:
+        return own
+    return _words(compiled, KERNEL_LINE, {**values, "own_args": own})
 
 
-def _own_args(compiled: Compiled, values: dict[str, Any]) -> str:
-    text = compiled.render(KERNEL_ARGS, values)
+def _words(compiled: Compiled, name: str, values: dict[str, Any]) -> str:
+    text = compiled.render(name, values)
     try:
         return kernel_words(text)
     except Invalid as error:
-        raise Invalid(error.what, code="BM204", file=KERNEL_ARGS, seen=error.seen, fix=error.fix) from error
+        seen = error.seen and mask_tokens(error.seen)
+        raise Invalid(error.what, code="BM204", file=name, seen=seen, fix=error.fix) from error
 
 
 def _run(template: Template, values: dict[str, Any]) -> str:
