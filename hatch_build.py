@@ -20,6 +20,7 @@ CONTENT = (
     "windows",
     "ignition",
     "image",
+    "docs/evidence/profiles.json",
 )
 
 

@@ -30,7 +30,7 @@ def list_(output: OutputOption = Output.TABLE) -> None:
 
 
 def _columns(found: list[dict[str, Any]]) -> list[str]:
-    wanted = ("name", "title", "family", "arch", "method", "ready", "media")
+    wanted = ("name", "title", "family", "arch", "state", "method", "ready", "media")
     return [key for key in wanted if found and key in found[0]] or ["name"]
 
 

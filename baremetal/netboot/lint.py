@@ -31,11 +31,9 @@ from baremetal.netboot.loaderscripts import check_ipxe
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.render import render_answer, render_install_script, render_kernel_line
 from baremetal.netboot.rules import kernel_rules, kickstart_rules, preseed_rules, template_rules
-from baremetal.netboot.samples import SAMPLE_SERVER, sample_context, samples
+from baremetal.netboot.samples import sample_context, samples
 from baremetal.netboot.templates import Frozen, Templates, freeze
 from baremetal.netboot.xmlanswers import autoyast_rules, unattend_rules
-
-__all__ = ["CHECKERS", "SAMPLE_SERVER", "check_renders", "lint_profile", "sample_context"]
 
 DEFAULT_RELEASE: Final = 9
 # The checker that an installer's makers, or those who know its syntax best, provide; the others have none.

@@ -112,6 +112,11 @@ class Profile:
         return {self.main_file: self.template, **MORE_FILES.get(self.family, {}), **self.files}
 
     @property
+    def asks_go(self) -> bool:
+        """Whether the installer asks for go; where it cannot, its boot script is served once, and that is the go."""
+        return self.family not in SILENT
+
+    @property
     def install_script(self) -> str:
         """The template of the iPXE script that starts the installer."""
         return f"loaders/install_{self.family}.ipxe.j2" if self.family in _OWN_SCRIPT else INSTALL_SCRIPT

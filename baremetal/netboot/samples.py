@@ -56,9 +56,11 @@ NEEDS: Final[Mapping[Family, Mapping[str, Any]]] = {
 def samples(family: Family) -> list[dict[str, Any]]:
     """Return the variables of each sample server of a family."""
     needs = dict(NEEDS.get(family, {}))
-    static = (
-        _STATIC | (_VLAN if family not in _NO_VLAN else {}) | (_DISK if family not in _NO_SELECTOR else {})
-    )
+    static = dict(_STATIC)
+    if family not in _NO_VLAN:
+        static.update(_VLAN)
+    if family not in _NO_SELECTOR:
+        static.update(_DISK)
     wanted = [needs, {**static, **needs}]
     if family not in _NO_BOND:
         wanted.append({**static, **_BOND, **needs})
