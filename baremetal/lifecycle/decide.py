@@ -147,6 +147,7 @@ def _begin(server: Server, asked: Asked, now: datetime) -> Decision:
         target=asked.target,
         proof=asked.proof,
         reboots=asked.reboots,
+        asks_go=asked.asks_go,
         flip=asked.flip,
         budgets=asked.budgets,
         limits=asked.limits,
@@ -367,6 +368,8 @@ def _fetched(server: Server, event: Fetched, now: datetime) -> Decision:
         flow = workflow(run)
         served = server.with_run(serves=run.serves + 1, last_sign="boot script")
         note = f"boot script served to {event.address or 'the machine'}"
+        if not run.asks_go:
+            return _served_once(server, served, note, now)
         if run.step < (started := flow.index("started")):
             return amend(_changed(server, _enter(served, started, now), note), reply=Reply.SERVE)
         return amend(_changed(server, served, f"{note}, again"), reply=Reply.SERVE)
@@ -375,6 +378,19 @@ def _fetched(server: Server, event: Fetched, now: datetime) -> Decision:
         failed = _fail(server, "BM405 rebooted during install: a boot script was asked for after go", now)
         return amend(failed, reply=Reply.LOCAL)
     return _noop(server, "boot script asked for outside the window", Reply.LOCAL)
+
+
+def _served_once(before: Server, served: Server, note: str, now: datetime) -> Decision:
+    """Give go with the boot script to an installer that cannot ask for it: there is no second script (promises I3)."""
+    run = served.run
+    assert run is not None
+    given = served.with_run(
+        go=Go("", "", "", now),
+        heard=run.heard | {Signal.INSTALL_STARTED},
+        last_sign="boot script, which was the go",
+    )
+    decision = _resume(before, given, f"{note}: go, for an installer that cannot ask for it", now)
+    return amend(decision, reply=Reply.SERVE)
 
 
 # -- time ----------------------------------------------------------------------------------------------------------

@@ -131,7 +131,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Go:
-    """The one permission of a run to touch a disk: to which boot instance, from where, for which disk."""
+    """The one permission of a run to touch a disk: to which boot instance, from where, for which disk.
+
+    All empty for an installer that cannot ask: it was served its boot script once, and that was the go.
+    """
 
     boot_id: str
     disk: str
@@ -169,6 +172,7 @@ class Run:
     target: BootTarget = BootTarget.DISK
     proof: Proof = Proof.SSH
     reboots: bool = False
+    asks_go: bool = True
     flip: BootDevice = BootDevice.DISK
     budgets: Budgets = field(default_factory=Budgets)
     limits: Limits = field(default_factory=Limits)

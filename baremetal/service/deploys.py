@@ -288,6 +288,7 @@ def _asked(record: ServerRecord, order: Order, verb: Verb, by: str, offer: Offer
         target=BootTarget(target),
         proof=offer.proof,
         reboots=offer.reboots,
+        asks_go=offer.profile.asks_go,
         flip=BootDevice.NONE if quirk(record.facts, "flip") == "none" else BootDevice.DISK,
         budgets=offer.budgets,
         limits=offer.limits,
