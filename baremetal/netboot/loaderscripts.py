@@ -61,10 +61,10 @@ def check_ipxe(text: str, file: str) -> Iterator[Finding]:
     for label in {label for label in labels if labels.count(label) > 1}:
         yield Finding.problem(file, lines.index(label) + 1, f"the label {label} is there twice")
     for number, line in enumerate(lines, 1):
-        if _unclosed(line):
-            yield Finding.problem(file, number, "a ${ that is not closed")
         if not line.strip() or line.lstrip().startswith(("#", ":")):
             continue
+        if _unclosed(line):
+            yield Finding.problem(file, number, "a ${ that is not closed")
         for command in filter(None, _WORDS.split(line.strip())):
             words = command.split()
             if words[0] not in _IPXE and not words[0].startswith("${"):
