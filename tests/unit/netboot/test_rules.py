@@ -63,7 +63,8 @@ def test_faults_of_an_autoinstall(old: str, new: str, words: str) -> None:
 
 
 def test_an_autoinstall_that_lays_disks_out_itself_names_each() -> None:
-    config = "{type: disk, id: a, ptable: gpt}, {type: disk, id: b, serial: S1}, {type: disk, id: c, match: {size: largest}}"
+    config = "{type: disk, id: a, ptable: gpt}, {type: disk, id: b, serial: S1}, "
+    config += "{type: disk, id: c, match: {size: largest}}"
     layout = USER_DATA[USER_DATA.index("    layout:") : USER_DATA.index("  ssh:")]
     found = errors(autoinstall_rules, changed(USER_DATA, layout, f"    config: [{config}]\n"))
     assert [message[:28] for _, message in found] == [
@@ -133,7 +134,8 @@ def test_faults_of_an_esxi_kickstart(old: str, new: str, words: str) -> None:
 
 
 def test_a_mediums_boot_cfg_is_read_and_ours_checked() -> None:
-    text = "bootstate=0\nkernel=/b.b00\nkernelopt=cdromBoot runweasel\nmodules=/jumpstrt.gz --- /useropts.gz --- /s.v00\n"
+    text = "bootstate=0\nkernel=/b.b00\nkernelopt=cdromBoot runweasel\n"
+    text += "modules=/jumpstrt.gz --- /useropts.gz --- /s.v00\n"
     assert read_boot_config(text) == ("b.b00", ("jumpstrt.gz", "useropts.gz", "s.v00"))
     assert read_boot_config("kernel=../b\nmodules=x\n") == ("", ())
     assert read_boot_config("nothing here") == ("", ())
