@@ -31,10 +31,9 @@ _PLAIN_PASSWORD = re.compile(
 _OLD_DEVICE = re.compile(r"(^|\s)(ksdevice|ks)=")
 
 
-def kickstart_rules(text: str, file: str, release: int) -> Iterator[Finding]:
-    """Check a rendered kickstart."""
+def disk_rules(text: str, file: str, release: int) -> Iterator[Finding]:
+    """Check what a kickstart may erase or show, whoever wrote it."""
     lines = text.splitlines()
-    sections = _sections(lines)
     only_use = any(_ONLY_USE.match(line) for line in lines)
     for number, line in enumerate(lines, 1):
         cleared = _CLEARPART.match(line)
@@ -51,6 +50,13 @@ def kickstart_rules(text: str, file: str, release: int) -> Iterator[Finding]:
     yield from _passwords(lines, file)
     if release >= 7 and "$1$" in text and "--passalgo=sha512" in text:
         yield _error(file, _find(lines, "$1$"), "an MD5 password ($1$) beside --passalgo=sha512")
+
+
+def kickstart_rules(text: str, file: str, release: int) -> Iterator[Finding]:
+    """Check a rendered kickstart."""
+    lines = text.splitlines()
+    sections = _sections(lines)
+    yield from disk_rules(text, file, release)
     if any(line.startswith("%include /tmp/") for line in lines) and "pre" not in sections.values():
         yield _error(
             file, _find(lines, "%include /tmp/"), "%include of a file in /tmp, but no %pre writes one"

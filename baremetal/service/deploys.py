@@ -16,7 +16,7 @@ from baremetal.errors import BaremetalError, Invalid, Refused
 from baremetal.failpoints import failpoints
 from baremetal.lifecycle.decide import Decision, Outcome, decide
 from baremetal.lifecycle.events import Asked
-from baremetal.lifecycle.model import BootDevice, BootTarget, Disk, Method, ProvisionState, Verb
+from baremetal.lifecycle.model import BootDevice, BootTarget, Disk, Method, ProvisionState, Signal, Verb
 from baremetal.lifecycle.workflows import WORKFLOWS, Await, Do
 from baremetal.netboot.context import ServerFacts
 from baremetal.netboot.selector import parse_selector
@@ -133,6 +133,7 @@ class Deploys:
         recipe = self._recipe(record, offer, asked_vars)
         problems = self._profiles.check(recipe, record.life.runs + 1)
         if problems:
+            problems[0].server = problems[0].server or record.life.name
             raise problems[0]
         self._profiles.check_media(offer)
         return _Ready(record, asked, Begin(profile=offer.name, frozen=recipe.as_dict() | {"by": by}))
@@ -313,6 +314,8 @@ def _steps(asked: Asked) -> list[dict[str, Any]]:
             what += ", read back" if step.name not in ("check", "proof") else ""
         else:
             what = f"wait for {step.signal or 'the boot script to be fetched'}"
+            if not asked.asks_go and step.signal is Signal.INSTALL_STARTED:
+                what = "go is given with the boot script, once: this installer cannot ask for it"
         budget_s = getattr(asked.budgets, step.budget)
         steps.append(
             {
