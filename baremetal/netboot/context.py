@@ -112,7 +112,7 @@ class Context:
 
 
 RESERVED = frozenset(
-    ("server", "run", "vars", "profile", "urls", "proof_key", "first_boot", "kernel_line", "own_args")
+    ("server", "run", "vars", "profile", "urls", "proof_key", "first_boot", "kernel_line", "cmdline")
 )
 
 

@@ -29,7 +29,7 @@ from baremetal.netboot.ignition import ignition_rules, scripts_within
 from baremetal.netboot.leaks import leak_rules
 from baremetal.netboot.loaderscripts import check_ipxe
 from baremetal.netboot.profile import Family, Profile
-from baremetal.netboot.render import render_answer, render_install_script, render_kernel_line
+from baremetal.netboot.render import render_answer, render_command_line, render_install_script
 from baremetal.netboot.rules import kernel_rules, kickstart_rules, preseed_rules, template_rules
 from baremetal.netboot.samples import sample_context, samples
 from baremetal.netboot.templates import Frozen, Templates, freeze
@@ -80,7 +80,7 @@ def lint_profile(
             found.append(failure)
         elif context is not None:
             found += _check(profile, texts, release)
-            found += kernel_rules(render_kernel_line(frozen, context), profile.family, release)
+            found += kernel_rules(render_command_line(frozen, context), profile.family, release)
             found += check_ipxe(render_install_script(frozen, context), "install.ipxe")
     return list(dict.fromkeys(found))
 

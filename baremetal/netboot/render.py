@@ -22,7 +22,7 @@ from baremetal.errors import Invalid
 from baremetal.netboot.context import Context, check_plain
 from baremetal.netboot.filters import FILTERS
 from baremetal.netboot.sandbox import BUDGET, MAX_OUTPUT, Budget, Overrun, Refusal, Sandbox, Unset
-from baremetal.netboot.templates import KERNEL_ARGS, KERNEL_LINE, Frozen
+from baremetal.netboot.templates import COMMAND_LINE, KERNEL_ARGS, Frozen
 from baremetal.netboot.tokens import mask_tokens
 from baremetal.netboot.variables import kernel_words
 
@@ -117,14 +117,13 @@ def render_answer(frozen: Frozen, file: str, context: Context) -> str:
 def render_install_script(frozen: Frozen, context: Context) -> str:
     """Render the iPXE script that starts this run's installer; it holds the fetch token and no other secret."""
     compiled = _SHELF.get(frozen)
-    values = context.values(secret=False)
-    line = _kernel_line(compiled, frozen, values)
-    return compiled.render(context.profile.install_script, {**values, "kernel_line": line})
+    values = _with_command_line(compiled, frozen, context)
+    return compiled.render(context.profile.install_script, values)
 
 
-def render_kernel_line(frozen: Frozen, context: Context) -> str:
-    """Render everything a kernel is told, for any loader, checked word by word; it holds the fetch token."""
-    return _kernel_line(_SHELF.get(frozen), frozen, context.values(secret=False))
+def render_command_line(frozen: Frozen, context: Context) -> str:
+    """Render what a kernel is told by any loader, checked word by word; it holds the fetch token."""
+    return str(_with_command_line(_SHELF.get(frozen), frozen, context)["cmdline"])
 
 
 def render_text(text: str, name: str, values: Mapping[str, Any]) -> str:
@@ -134,12 +133,12 @@ def render_text(text: str, name: str, values: Mapping[str, Any]) -> str:
     return _SHELF.get(Frozen({}, {name: text})).render(name, plain)
 
 
-def _kernel_line(compiled: Compiled, frozen: Frozen, values: dict[str, Any]) -> str:
-    own = _words(compiled, KERNEL_ARGS, values)
-    # A run that was frozen before there was such a template has it all in its boot script.
-    if KERNEL_LINE not in frozen.texts:
-        return own
-    return _words(compiled, KERNEL_LINE, {**values, "own_args": own})
+def _with_command_line(compiled: Compiled, frozen: Frozen, context: Context) -> dict[str, Any]:
+    values = context.values(secret=False)
+    values = {**values, "kernel_line": _words(compiled, KERNEL_ARGS, values)}
+    # A run that was frozen before there was such a template has these words in its boot script.
+    cmdline = _words(compiled, COMMAND_LINE, values) if COMMAND_LINE in frozen.texts else ""
+    return {**values, "cmdline": cmdline}
 
 
 def _words(compiled: Compiled, name: str, values: dict[str, Any]) -> str:
