@@ -117,9 +117,14 @@ class Profile:
         return self.family not in SILENT
 
     @property
+    def needs_ipxe(self) -> bool:
+        """Whether only iPXE can start it: what ESXi and Windows boot is no kernel with an initrd."""
+        return self.family in _OWN_SCRIPT
+
+    @property
     def install_script(self) -> str:
         """The template of the iPXE script that starts the installer."""
-        return f"loaders/install_{self.family}.ipxe.j2" if self.family in _OWN_SCRIPT else INSTALL_SCRIPT
+        return f"loaders/install_{self.family}.ipxe.j2" if self.needs_ipxe else INSTALL_SCRIPT
 
     @property
     def media_files(self) -> tuple[str, ...]:
