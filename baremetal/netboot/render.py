@@ -26,6 +26,7 @@ from baremetal.netboot.templates import COMMAND_LINE, KERNEL_ARGS, Frozen
 from baremetal.netboot.tokens import mask_tokens
 from baremetal.netboot.variables import kernel_words
 
+_DOS = (".bat", ".cmd", ".ini")
 _KEPT = 128  # compiled sets of templates; a fleet uses a handful of profiles at a time
 _UNDEFINED = re.compile(r"(?:'(?P<name>[^']+)' is undefined|has no attribute '(?P<key>[^']+)')\Z")
 _PRINTED = re.compile(r"\{\{-?\s*([A-Za-z_][\w.]*)")
@@ -111,7 +112,9 @@ _SHELF = _Shelf()
 
 def render_answer(frozen: Frozen, file: str, context: Context) -> str:
     """Render one answer file of a run, such as `ks.cfg`. Raises KeyError for a file that the profile has not."""
-    return _SHELF.get(frozen).render(frozen.files[file], context.values())
+    text = _SHELF.get(frozen).render(frozen.files[file], context.values())
+    # cmd loses its place, and with it the labels, in a file whose lines end as ours do.
+    return text.replace("\n", "\r\n") if file.endswith(_DOS) else text
 
 
 def render_install_script(frozen: Frozen, context: Context) -> str:

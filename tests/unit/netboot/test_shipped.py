@@ -80,7 +80,8 @@ def test_what_is_served(name: str, network: str) -> None:
     for file, text in files_of(name, **variables).items():
         main = file in (shipped()[name].main_file, "install.ipxe")
         if main if network == "plain" and name not in SHOWN else network == "plain" or file in NETWORKED:
-            golden(ANSWERS / network / f"{name}.{file}", unpacked(text) if file == "target.ign" else text)
+            shown = unpacked(text) if file == "target.ign" else text.replace("\r\n", "\n")
+            golden(ANSWERS / network / f"{name}.{file}", shown)
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))
@@ -194,3 +195,10 @@ def test_no_boot_script_holds_the_callback_token(name: str) -> None:
     script = files_of(name)["install.ipxe"]
     assert "callback" not in script
     assert "/answer/sample-fetch-token" in script
+
+
+def test_what_cmd_reads_has_its_line_ends_and_nothing_else_has() -> None:
+    for file, text in files_of("windows2022").items():
+        ends = text.count("\r\n") if file.endswith((".bat", ".cmd", ".ini")) else 0
+        assert (text.count("\r"), text.count("\r\n")) == (ends, ends)
+        assert ends in (0, text.count("\n"))
