@@ -8,7 +8,7 @@ import sys
 
 from bench.figure import Figure, conditions
 
-NAMES = ("start", "bmc", "boot", "idle", "simulation", "demo")
+NAMES = ("start", "bmc", "boot", "render", "idle", "simulation", "demo")
 
 
 def main() -> int:

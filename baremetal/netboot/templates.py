@@ -20,7 +20,7 @@ import baremetal
 from baremetal.errors import Invalid
 from baremetal.netboot.profile import Profile
 
-INSTALL_SCRIPT: Final = "loaders/install.ipxe.j2"
+COMMAND_LINE: Final = "loaders/cmdline.j2"  # the kernel's words, the same for every loader
 KERNEL_ARGS: Final = "kernel_args"  # the name under which a profile's kernel_args are frozen and reported
 MAX_TEMPLATE: Final = 256 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*\Z")
@@ -98,7 +98,7 @@ class Frozen:
 def freeze(profile: Profile, templates: Templates) -> Frozen:
     """Collect a profile's templates and everything they include. Raises Invalid with file and line."""
     texts: dict[str, str] = {KERNEL_ARGS: profile.kernel_args}
-    for name in (KERNEL_ARGS, INSTALL_SCRIPT, *profile.answer_files.values()):
+    for name in (KERNEL_ARGS, COMMAND_LINE, profile.install_script, *profile.answer_files.values()):
         _collect(name, templates, texts, ())
     return Frozen(profile.answer_files, texts)
 
