@@ -1,6 +1,7 @@
 """Writes down what a test has seen a profile do, for `baremetal profile list` to tell; only when asked to.
 
-UPDATE_EVIDENCE=yes pytest … records; without it nothing is written.
+UPDATE_EVIDENCE=yes pytest … records, in one process (no -n: two would write over each other). Without it
+nothing is written.
 """
 
 from __future__ import annotations
