@@ -118,6 +118,7 @@ def check_pxelinux(text: str, file: str) -> Iterator[Finding]:
     default: tuple[str, int] | None = None
     append: dict[str, tuple[str, int]] = {}
     ipappend: dict[str, int] = {}
+    initrds: set[str] = set()
     current = ""
     for number, line in enumerate(text.splitlines(), 1):
         words = line.strip().split(maxsplit=1)
@@ -137,6 +138,8 @@ def check_pxelinux(text: str, file: str) -> Iterator[Finding]:
             default = (value, number) if keyword == "default" else default
         elif keyword == "append":
             append[current] = (value, number)
+        elif keyword == "initrd":
+            initrds.add(current)
         elif keyword in ("ipappend", "sysappend"):
             ipappend[current] = int(value, 0) if value.isalnum() and value[0].isdigit() else 0
     if (
@@ -154,7 +157,8 @@ def check_pxelinux(text: str, file: str) -> Iterator[Finding]:
         ):
             message = "ksdevice=bootif without IPAPPEND 2: the kernel is not told which NIC netbooted"
             yield Finding.problem(file, number, message)
-        if label and "initrd=" not in value and re.search(r"(^|\s)(inst\.)?ks=", value):
+        has_initrd = "initrd=" in value or label in initrds
+        if label and not has_initrd and re.search(r"(^|\s)(inst\.)?ks=", value):
             yield Finding.doubt(file, number, f"{label} starts an installer without an initrd")
 
 

@@ -157,6 +157,8 @@ _LANGUAGES = (
     ("boot.cfg.j2", ("line",)),
     (".cfg.j2", ("preseed",)),
     (".ipxe.j2", ("ipxe",)),
+    (".grub.j2", ("grub", "line")),
+    (".pxelinux.j2", ("pxelinux", "line")),
     ("_args.j2", ("ipxe",)),
     (".yaml.j2", ("yaml",)),
     (".xml.j2", ("xml",)),

@@ -30,6 +30,9 @@ def test_esxi_on_its_whole_way(tmp_path: Path) -> None:
         plan = service.post("/v1/servers/r1/plan", {"profile": "esxi8", **NEEDED}, 200)
         assert any("this installer cannot ask for it" in step["what"] for step in plan["steps"])
         window(service)
+        refused = service.machine.get(f"/grub/mac/{MAC}.cfg").text
+        assert "could not be rendered" in refused, "only iPXE can start it"
+        assert service.get("/v1/servers/r1")["run"]["step"] == "script", "what is refused is no go"
         script = service.script()
         found = re.search(r" -c (\S+)/boot\.cfg ", script)
         assert found, script

@@ -263,6 +263,8 @@ def test_further_faults_of_a_pxelinux_file() -> None:
     text = "default vesamenu.c32\nlabel a\nlabel A\nkernle x\nappend ks=http://x/ks.cfg\n"
     assert [line for line, _ in errors(check_pxelinux, text)] == [3, 4]
     assert [one.severity for one in check_pxelinux(text, "f")][-1] is Severity.WARNING
+    good = "label a\nkernel x\nappend ks=http://x/ks.cfg"
+    assert [list(check_pxelinux(good + more, "f")) for more in (" initrd=y\n", "\ninitrd y\n")] == [[], []]
 
 
 @pytest.mark.parametrize(
