@@ -240,6 +240,23 @@ def test_every_loader_starts_a_shipped_profile_or_says_that_it_cannot(name: str,
             assert f"\n  APPEND {wanted}\n" in text
 
 
+@pytest.mark.parametrize("name", ["esxi8", "windows2022", "rocky9", "fcos"])
+def test_a_menu_stands_before_every_familys_installer(name: str) -> None:
+    """S0-5. A machine that is to show a menu starts no installer before it."""
+    profile = shipped()[name]
+    kept, told = freeze(profile, Templates.with_own()), sample_context(profile)
+    text = install_text(kept, told, Manner(), replace(MENU, default="local"))
+    assert list(check_ipxe(text, name)) == []
+    lines = text.splitlines()
+    choice = next(at for at, line in enumerate(lines) if line.startswith("choose --default local "))
+    assert (
+        choice
+        < lines.index(":answer")
+        < next(at for at, line in enumerate(lines) if line.startswith("kernel "))
+    )
+    assert ":local" in lines[lines.index(":failed") :]
+
+
 def test_a_menu_is_shown_where_the_servers_variables_ask_for_one() -> None:
     """S0-5."""
     assert menu_for({}, "node-1", "x") is None
