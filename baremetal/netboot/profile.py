@@ -134,4 +134,9 @@ class Profile:
     @property
     def media_files(self) -> tuple[str, ...]:
         """What must lie under the profile's media before a machine can boot it."""
-        return (*(path for path in (self.kernel, self.initrd) if path), *MEDIA_FILES.get(self.family, ()))
+        return media_files(self.family, self.kernel, self.initrd)
+
+
+def media_files(family: Family, kernel: str, initrd: str) -> tuple[str, ...]:
+    """List what must lie under the media of such a profile before a machine can boot it."""
+    return (*(path for path in (kernel, initrd) if path), *MEDIA_FILES.get(family, ()))
