@@ -10,7 +10,19 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-CONTENT = ("config.toml", "kickstart", "preseed", "autoinstall", "ramdisk")
+CONTENT = (
+    "config.toml",
+    "kickstart",
+    "preseed",
+    "autoinstall",
+    "autoyast",
+    "esxi",
+    "windows",
+    "ignition",
+    "image",
+    "ramdisk",
+    "docs/evidence/profiles.json",
+)
 
 
 class ContentHook(BuildHookInterface):

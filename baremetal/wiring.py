@@ -352,8 +352,15 @@ def _offer(config: Config, name: str, profile: ProfileConfig) -> Offer:
 
 
 def _boots(offers: list[Offer]) -> dict[str, Fetch]:
-    found = {f"{offer.media}/{offer.profile.kernel}": Fetch.KERNEL for offer in offers}
-    return found | {f"{offer.media}/{offer.profile.initrd}": Fetch.INITRD for offer in offers}
+    found: dict[str, Fetch] = {}
+    for offer in offers:
+        profile = offer.profile
+        # ESXi's own loaders are what is booted there.
+        kernels = (profile.kernel,) if profile.kernel else profile.media_files
+        found |= {f"{offer.media}/{path}": Fetch.KERNEL for path in kernels}
+        if profile.initrd:
+            found[f"{offer.media}/{profile.initrd}"] = Fetch.INITRD
+    return found
 
 
 def _defaults(config: Config) -> dict[str, Any]:

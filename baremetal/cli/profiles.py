@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,7 +31,7 @@ def list_(output: OutputOption = Output.TABLE) -> None:
 
 
 def _columns(found: list[dict[str, Any]]) -> list[str]:
-    wanted = ("name", "title", "family", "arch", "method", "ready", "media")
+    wanted = ("name", "title", "family", "arch", "state", "method", "ready", "media")
     return [key for key in wanted if found and key in found[0]] or ["name"]
 
 
@@ -71,12 +72,22 @@ def lint(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="PROFILE", autocompletion=complete_profile)
     ] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option(help="Check this file instead: a kickstart, or a loader's script.")
+    ] = None,
+    release: Annotated[
+        int, typer.Option(help="Of the kickstart in --file: 7 to 10, or Fedora's number.")
+    ] = 9,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Render profiles with a sample server and check the answer files; all of them, or those named.
 
-    Exit code 7 where something is wrong.
+    With --file, check files of your own as they are: kickstarts, autoinstall, AutoYaST, Ignition, iPXE, GRUB and
+    pxelinux scripts. Exit code 7 where something is wrong.
     """
+    if file:
+        _lint_files(file, release)
+        return
     from baremetal.cli.failure import tell
     from baremetal.client import Client, read_error
 
@@ -98,5 +109,27 @@ def lint(
                 tell(read_error(problem))
             for warning in entry.get("warnings", ()):
                 tell(read_error(warning), "warning")
+    if bad:
+        raise typer.Exit(7)
+
+
+def _lint_files(files: list[Path], release: int) -> None:
+    """Check files on this machine; no service is needed."""
+    from baremetal.errors import Invalid
+    from baremetal.netboot.finding import Severity
+    from baremetal.netboot.standalone import lint_file
+
+    bad = False
+    for path in files:
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Invalid(f"{path} cannot be read", seen=str(error)) from error
+        kind, found = lint_file(text, str(path), release)
+        errors = [finding for finding in found if finding.severity is Severity.ERROR]
+        bad = bad or bool(errors)
+        print(f"{path}: {kind}: {len(errors) or 'no'} problem{'' if len(errors) == 1 else 's'}")
+        for finding in found:
+            print(f"  {finding.line or '-'}: {finding.severity}: {finding.message}")
     if bad:
         raise typer.Exit(7)

@@ -11,7 +11,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from baremetal.lifecycle.model import BootTarget, Method, Proof
@@ -294,12 +303,15 @@ class ProfileConfig(_Section):
     """`[profile.NAME]`: what to install and how."""
 
     title: str = ""
-    family: Literal["kickstart", "preseed", "ramdisk"]
+    family: Literal[
+        "kickstart", "preseed", "autoinstall", "autoyast", "esxi", "windows", "ignition", "image", "ramdisk"
+    ]
     arch: Literal["x86_64", "arm64"] = "x86_64"
     method: Method = Method.INSTALLER
     media: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,47})?$")] = ""
-    kernel: str
-    initrd: str
+    # ESXi has neither kernel nor initrd: its own loader reads boot.cfg.
+    kernel: Annotated[str, Field(validate_default=True)] = ""
+    initrd: Annotated[str, Field(validate_default=True)] = ""
     template: str
     files: dict[str, str] = {}
     kernel_args: str = ""
@@ -308,6 +320,13 @@ class ProfileConfig(_Section):
     proof: Proof = Proof.SSH
     reboots: bool = False
     budgets: ProfileBudgetsConfig = ProfileBudgetsConfig()
+
+    @field_validator("kernel", "initrd", "template")
+    @classmethod
+    def _is_given(cls, value: str, info: ValidationInfo) -> str:
+        if not value and (info.data.get("family") != "esxi" or info.field_name == "template"):
+            raise PydanticCustomError("missing", "is missing")
+        return value
 
 
 class Config(BaseSettings):

@@ -114,6 +114,7 @@ def _begin(server: Server, asked: Asked, now: datetime) -> Decision:
         target=asked.target,
         proof=asked.proof,
         reboots=asked.reboots,
+        asks_go=asked.asks_go,
         flip=asked.flip,
         budgets=asked.budgets,
         limits=asked.limits,

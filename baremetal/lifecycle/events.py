@@ -33,6 +33,7 @@ class Asked:
     target: BootTarget = BootTarget.DISK
     proof: Proof = Proof.SSH
     reboots: bool = False
+    asks_go: bool = True
     flip: BootDevice = BootDevice.DISK
     budgets: Budgets = field(default_factory=Budgets)
     limits: Limits = field(default_factory=Limits)

@@ -159,6 +159,7 @@ class Go:
     """The one permission of a run to touch a disk: to which boot instance, from where, for which disk.
 
     An install names one `disk`, a wipe all of its `disks`, each by name and serial.
+    All empty for an installer that cannot ask: it was served its boot script once, and that was the go.
     """
 
     boot_id: str
@@ -199,6 +200,7 @@ class Run:
     target: BootTarget = BootTarget.DISK
     proof: Proof = Proof.SSH
     reboots: bool = False
+    asks_go: bool = True
     flip: BootDevice = BootDevice.DISK
     budgets: Budgets = field(default_factory=Budgets)
     limits: Limits = field(default_factory=Limits)

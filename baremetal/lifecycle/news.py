@@ -138,6 +138,8 @@ def notice_fetch(server: Server, event: Fetched, now: datetime) -> Decision:
     if boot_window_open(server) and in_time:
         served = server.with_run(serves=run.serves + 1, last_sign="boot script")
         note = f"boot script served to {event.address or 'the machine'}"
+        if not run.asks_go:
+            return _served_once(server, served, note, now)
         if run.step <= (asked := workflow(run).index("script")):
             return amend(changed(server, enter(served, asked + 1, now), note), reply=Reply.SERVE)
         return amend(changed(server, served, f"{note}, again"), reply=Reply.SERVE)
@@ -146,3 +148,16 @@ def notice_fetch(server: Server, event: Fetched, now: datetime) -> Decision:
         failed = fail(server, f"BM405 rebooted during {what.noun}: a boot script was asked for after go", now)
         return amend(failed, reply=Reply.LOCAL)
     return noop(server, "boot script asked for outside the window", Reply.LOCAL)
+
+
+def _served_once(before: Server, served: Server, note: str, now: datetime) -> Decision:
+    """Give go with the boot script to an installer that cannot ask for it: there is no second script (promises I3)."""
+    run = served.run
+    assert run is not None
+    given = served.with_run(
+        go=Go("", "", "", now),
+        heard=run.heard | {Signal.INSTALL_STARTED},
+        last_sign="boot script, which was the go",
+    )
+    decision = resume(before, given, f"{note}: go, for an installer that cannot ask for it", now)
+    return amend(decision, reply=Reply.SERVE)

@@ -1,4 +1,4 @@
-"""The installers' own checkers, run as programs: pykickstart, debconf, the shell.
+"""The installers' own checkers, run as programs: pykickstart, debconf, the shell, and others where they are installed.
 
 Owns finding and running them and reading their complaints. pykickstart is GPL, so it is only ever a subprocess. A
 checker that is not installed is a finding of its own, never a silent pass. Deliberately unknown: our own rules.
@@ -24,16 +24,17 @@ _BODY = re.compile(r"^(%(?:pre|pre-install|post|onerror|traceback)\b[^\n]*\n)(.*
 _DEBCONF = re.compile(
     r"(error|warning): (.*?)(?:,? ?(?:parse|parsing|skipping)? ?line (\d+))?(?::.*)?$", re.I
 )
+_SAID_LINE = re.compile(r"(?:\bline (\d+)|the file:(\d+))")
 _SH = re.compile(r"(?:^|: )(?:line )?(\d+): (.*)")
 
 
 def check_kickstart(text: str, file: str, release: int) -> Iterator[Finding]:
-    """Run ksvalidator for the syntax of a RHEL release."""
+    """Run ksvalidator for the syntax of a release of RHEL, or of Fedora."""
     program = _program("ksvalidator")
     if program is None:
         yield _unchecked(file, "pykickstart", "pip install 'baremetal-orchestrator[validate]'")
         return
-    status, said = _validated(program, release, _without_scripts(text))
+    status, said = _validated(program, _syntax(release), _without_scripts(text))
     complaints = [
         line.strip()
         for line in said.splitlines()
@@ -51,8 +52,13 @@ def check_kickstart(text: str, file: str, release: int) -> Iterator[Finding]:
 
 
 @lru_cache(maxsize=64)
-def _validated(program: str, release: int, text: str) -> tuple[int, str]:
-    return _run([program, "-v", f"RHEL{release}"], text)
+def _validated(program: str, syntax: str, text: str) -> tuple[int, str]:
+    return _run([program, "-v", syntax], text)
+
+
+def _syntax(release: int) -> str:
+    """Name a release as pykickstart does. RHEL is at 10 and Fedora at 40 and more; they will not meet soon."""
+    return f"RHEL{release}" if release < 20 else f"F{release}"
 
 
 def _without_scripts(text: str) -> str:
@@ -75,6 +81,54 @@ def check_preseed(text: str, file: str) -> Iterator[Finding]:
     if status != 0 and not said.strip():
         yield Finding(
             Severity.ERROR, f"debconf-set-selections ended with status {status}", file, rendered=True
+        )
+
+
+def check_autoinstall(text: str, file: str) -> Iterator[Finding]:
+    """Run the installer's own validator (a script in its source tree), where somebody has put it on the PATH."""
+    program = _program("validate-autoinstall-user-data")
+    if program is None:
+        yield _unchecked(file, "subiquity's validator", "put its validate-autoinstall-user-data on the PATH")
+        return
+    yield from _complaints(_run([program], text), file, "validate-autoinstall-user-data")
+
+
+def check_ignition(text: str, file: str) -> Iterator[Finding]:
+    """Run ignition-validate."""
+    program = _program("ignition-validate")
+    if program is None:
+        yield _unchecked(
+            file, "ignition-validate", "it is a release asset of Ignition, and in its container image"
+        )
+        return
+    yield from _complaints(_run([program], text), file, "ignition-validate")
+
+
+def check_xml(text: str, file: str) -> Iterator[Finding]:
+    """Let xmllint read a file, where it is installed; our rules have read it already, by another parser."""
+    program = _program("xmllint")
+    if program is not None:
+        yield from _complaints(_run([program, "--noout", "--nonet"], text), file, "xmllint")
+
+
+def check_grub_script(text: str, file: str) -> Iterator[Finding]:
+    """Let GRUB's own parser read a script, where it is installed."""
+    program = _program("grub-script-check")
+    if program is not None:
+        yield from _complaints(_run([program], text), file, "grub-script-check")
+
+
+def _complaints(done: tuple[int, str], file: str, program: str) -> Iterator[Finding]:
+    status, said = done
+    if status != 0:
+        found = _SAID_LINE.search(said)
+        number = int(next(filter(None, found.groups()))) if found else None
+        yield Finding(
+            Severity.ERROR,
+            _short(said) or f"{program} ended with status {status}",
+            file,
+            number,
+            rendered=True,
         )
 
 

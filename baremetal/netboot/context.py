@@ -114,7 +114,18 @@ class Context:
 
 
 RESERVED = frozenset(
-    ("server", "run", "vars", "profile", "urls", "proof_key", "first_boot", "kernel_line", "inventory")
+    (
+        "server",
+        "run",
+        "vars",
+        "profile",
+        "urls",
+        "proof_key",
+        "first_boot",
+        "kernel_line",
+        "cmdline",
+        "inventory",
+    )
 )
 # The names are there before the first inspection too, so that a template can ask {% if inventory.known %}.
 _UNSEEN: Mapping[str, Any] = {

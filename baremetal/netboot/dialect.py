@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from baremetal.errors import Invalid
 from baremetal.netboot import grub, ipxe, pxelinux
 from baremetal.netboot.context import Context
 from baremetal.netboot.lookup import By, Loader, Question
@@ -67,7 +68,14 @@ def constant(loader: Loader, question: Question, base: str) -> str | None:
 
 
 def install_text(frozen: Frozen, context: Context, manner: Manner, menu: Menu | None) -> str:
-    """Render what starts this run's installer. Raises Invalid BM203, BM204."""
+    """Render what starts this run's installer. Raises Invalid BM203, BM204; so where only iPXE can start it."""
+    if context.profile.needs_ipxe and manner.loader is not Loader.IPXE:
+        raise Invalid(
+            f"only iPXE can start {context.profile.name}: {context.profile.family} boots no kernel with an initrd",
+            code="BM204",
+            seen=f"asked for by {manner.loader}",
+            fix="boot this server with iPXE",
+        )
     more: dict[str, Any] = {"local_boot": manner.local.as_dict(), "menu": menu and menu.as_dict()}
     match manner.loader:
         case Loader.IPXE:

@@ -1,12 +1,13 @@
 """Escaping filters, one per output language, and the few conversions that templates need.
 
-Owns how a value is written into a shell script, a kickstart, a preseed, YAML or an iPXE script. Each refuses what
+Owns how a value is written into each of the languages below. Each refuses what
 its language cannot carry rather than guess. Deliberately unknown: which variable a value came from; render.py adds
 file and line to what is raised here.
 """
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import json
 import re
@@ -14,6 +15,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
+from xml.sax.saxutils import escape
 
 from jinja2 import Undefined
 
@@ -26,6 +28,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 _YAML_ESCAPED = re.compile(r"[\x7f-\xa0\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 _KS_BARE = re.compile(r"[A-Za-z0-9_@%+=:,./-]+\Z")
 _GRUB_BARE = re.compile(r"[A-Za-z0-9_./:,=+@%-]+\Z")
+_NOT_XML = re.compile(r"[\ud800-\udfff\ufffe\uffff]")
+_BATCH = re.compile(r"[A-Za-z0-9 ._:/\\@#+=,~$-]*\Z")
 _IPXE_WORD = re.compile(r"[!-~]+\Z")
 
 
@@ -85,6 +89,29 @@ def yaml(value: Any) -> str:
     return _YAML_ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
+def json_value(value: Any) -> str:
+    """Write any plain value as JSON, in ASCII."""
+    if isinstance(value, Undefined):
+        return str(value)  # raises, naming the variable
+    return json.dumps(value, allow_nan=False)
+
+
+def xml(value: Any) -> str:
+    """Write text for an XML element or attribute."""
+    text = _one_line(value, "an XML value")
+    if _NOT_XML.search(text):
+        raise Invalid("this character cannot stand in XML", code="BM204")
+    return escape(text, {'"': "&quot;", "'": "&apos;"})
+
+
+def batch(value: Any) -> str:
+    """Check text for a Windows batch file: it has no quoting that holds against %, ^, & and quotes."""
+    text = _one_line(value, "a batch file")
+    if not _BATCH.match(text):
+        raise Invalid("a batch file would not take this literally", code="BM204", seen=text[:80])
+    return text
+
+
 def ipxe(value: Any) -> str:
     """Check words of an iPXE command: it has no quoting, expands ${…} and reads #, ||, && and ; as its own."""
     text = _one_line(value, "an iPXE script")
@@ -133,6 +160,11 @@ def selector(value: Any) -> str:
     return parse_selector(_text(value)).shell_form()
 
 
+def data_url(value: Any) -> str:
+    """Write a text as a data: URL, base64, as Ignition takes the contents of files."""
+    return "data:;base64," + base64.b64encode(_text(value).encode()).decode()
+
+
 def bond(value: Any) -> dict[str, Any]:
     """Take a bond variable apart: name, ports, options, mtu."""
     return parse_bond(_text(value)).as_dict()
@@ -160,6 +192,9 @@ ESCAPES: Final[Mapping[str, Callable[..., str]]] = {
     "preseed": preseed,
     "line": line,
     "yaml": yaml,
+    "json": json_value,
+    "xml": xml,
+    "batch": batch,
     "ipxe": ipxe,
     "grub": grub,
     "pxelinux": pxelinux,
@@ -168,6 +203,7 @@ CONVERSIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "netmask": netmask,
     "bootif": bootif,
     "selector": selector,
+    "data_url": data_url,
     "bond": bond,
     "url_scheme": url_scheme,
     "url_host": url_host,

@@ -34,6 +34,16 @@ class Finding:
         return f"{where}: {self.severity}: {self.code} {self.message}"
 
     @classmethod
+    def problem(cls, file: str, line: int | None, message: str) -> Finding:
+        """An error in a file as it is served."""
+        return cls(Severity.ERROR, message, file, line, rendered=True)
+
+    @classmethod
+    def doubt(cls, file: str, line: int | None, message: str) -> Finding:
+        """A bad idea in a file as it is served."""
+        return cls(Severity.WARNING, message, file, line, rendered=True)
+
+    @classmethod
     def of(cls, error: Invalid, file: str) -> Finding:
         """Turn an error of rendering into a finding."""
         text = (

@@ -1,7 +1,7 @@
 """Linting a profile: rendered for sample servers, then checked by the installers' own checkers and by our rules.
 
-Owns the sample servers and the order of the checks. `check_renders` is the cheap half, run for every profile when the
-service starts, so that a typo fails in the office and not in the rack. Deliberately unknown: real servers.
+Owns the order of the checks, and which of them are whose. `check_renders` is the cheap half, run for every profile when
+the service starts, so that a typo fails in the office and not in the rack. Deliberately unknown: real servers.
 """
 
 from __future__ import annotations
@@ -11,11 +11,25 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from baremetal.errors import Invalid
-from baremetal.netboot.checkers import check_kickstart, check_preseed, check_shell
-from baremetal.netboot.context import Context, ServerFacts, Urls, merge_variables
+from baremetal.netboot.autoinstall import autoinstall_rules
+from baremetal.netboot.batch import check_batch
+from baremetal.netboot.checkers import (
+    check_autoinstall,
+    check_ignition,
+    check_kickstart,
+    check_preseed,
+    check_shell,
+    check_xml,
+)
+from baremetal.netboot.context import Context, merge_variables
+from baremetal.netboot.esxi import boot_config_rules, esxi_rules
 from baremetal.netboot.finding import Finding, Severity
+from baremetal.netboot.gate import SIGNALS, script_rules, signal_rules
+from baremetal.netboot.ignition import ignition_rules, scripts_within
+from baremetal.netboot.leaks import leak_rules
+from baremetal.netboot.loaderscripts import check_ipxe
 from baremetal.netboot.profile import Family, Profile
-from baremetal.netboot.render import render_answer, render_install_script, render_kernel_args
+from baremetal.netboot.render import render_answer, render_command_line, render_install_script
 from baremetal.netboot.rules import (
     kernel_rules,
     kickstart_rules,
@@ -23,55 +37,22 @@ from baremetal.netboot.rules import (
     ramdisk_rules,
     template_rules,
 )
+from baremetal.netboot.samples import sample_context, samples
 from baremetal.netboot.templates import Frozen, Templates, freeze
+from baremetal.netboot.xmlanswers import autoyast_rules, unattend_rules
 
 DEFAULT_RELEASE: Final = 9
-SAMPLE_SERVER: Final = ServerFacts(
-    id="0123456789abcdef0123456789abcdef",
-    name="sample-1",
-    macs=("52:54:00:12:34:56", "52:54:00:12:34:57"),
-    boot_mac="52:54:00:12:34:56",
-    uuid="00112233-4455-6677-8899-aabbccddeeff",
-    serial="SAMPLE-1",
-)
-_SAMPLE_KEY: Final = (
-    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFSAMPLE0000000000000000000000000000000000000 sample"
-)
-# A server with nothing set, and one with everything that every family can do.
-_SAMPLES: Final[tuple[Mapping[str, Any], ...]] = (
-    {},
-    {
-        "domain": "example.net",
-        "ip": "192.0.2.10/24",
-        "gateway": "192.0.2.1",
-        "dns": ["192.0.2.2", "192.0.2.3"],
-        "ntp": ["192.0.2.4", "time.example.net"],
-        "vlan": 12,
-        "disk": "size>=100G,rotational=false",
-        "kernel_args": "nomodeset audit=0",
-        "console": "ttyS1,115200n8",
-        "timezone": "Europe/Rome",
-        "locale": "C.UTF-8",
-        "keyboard": "de",
-        "mirror": "http://mirror.example.net/tree",
-        "ssh_authorized_keys": [_SAMPLE_KEY],
-    },
-)
+# The checker that an installer's makers, or those who know its syntax best, provide; the others have none.
+CHECKERS: Final[Mapping[Family, str]] = {
+    Family.KICKSTART: "pykickstart",
+    Family.PRESEED: "debconf",
+    Family.AUTOINSTALL: "subiquity's validator",
+    Family.IGNITION: "ignition-validate",
+}
 _SCRIPT = re.compile(
-    r"^%(?P<name>pre|pre-install|post|onerror|traceback)(?P<options>[^\n]*)\n(?P<body>.*?)^%end", re.S | re.M
+    r"^%(?P<name>pre|pre-install|post|onerror|traceback|firstboot)(?P<options>[^\n]*)\n(?P<body>.*?)(?=^%|\Z)",
+    re.S | re.M,
 )
-
-
-def sample_context(profile: Profile, **variables: Any) -> Context:
-    """Return a context for a server that does not exist, with stand-ins for its tokens."""
-    return Context(
-        server=SAMPLE_SERVER,
-        run=1,
-        profile=profile,
-        variables=merge_variables(profile.variables, variables),
-        urls=Urls.of("http://192.0.2.1:8080", profile.name, "sample-fetch-token", "sample-callback-token"),
-        proof_key=_SAMPLE_KEY,
-    )
 
 
 def check_renders(
@@ -94,6 +75,8 @@ def lint_profile(
     except Invalid as error:
         return [Finding.of(error, profile.template)]
     found = [finding for name, text in frozen.texts.items() for finding in template_rules(text, name)]
+    for name, text in frozen.texts.items():
+        found += [leak for leak in leak_rules(text, name, rendered=False) if leak.severity is Severity.ERROR]
     try:
         release = int(merge_variables(profile.variables, variables or {}).get("release") or DEFAULT_RELEASE)
     except (Invalid, ValueError) as error:
@@ -103,16 +86,17 @@ def lint_profile(
             found.append(failure)
         elif context is not None:
             found += _check(profile, texts, release)
-            found += kernel_rules(render_kernel_args(frozen, context), profile.family, release)
+            found += kernel_rules(render_command_line(frozen, context), profile.family, release)
+            found += check_ipxe(render_install_script(frozen, context), "install.ipxe")
     return list(dict.fromkeys(found))
 
 
 def _rendered(
     profile: Profile, frozen: Frozen, variables: Mapping[str, Any]
 ) -> Iterator[tuple[Context | None, dict[str, str], Finding | None]]:
-    for sample in _SAMPLES:
+    for sample in samples(profile.family):
         try:
-            context = sample_context(profile, **{**sample, **variables})
+            context = sample_context(profile, **{**sample, **profile.variables, **variables})
             render_install_script(frozen, context)
             yield context, {file: render_answer(frozen, file, context) for file in frozen.files}, None
         except Invalid as error:
@@ -121,19 +105,61 @@ def _rendered(
 
 def _check(profile: Profile, texts: dict[str, str], release: int) -> Iterator[Finding]:
     main = profile.main_file
-    if profile.family is Family.KICKSTART:
-        yield from check_kickstart(texts[main], main, release)
-        yield from kickstart_rules(texts[main], main, release)
-        for script in _SCRIPT.finditer(texts[main]):
-            if "--interpreter" not in script["options"]:
-                first_line = texts[main].count("\n", 0, script.start("body")) + 1
-                yield from check_shell(script["body"], main, first_line)
-    elif profile.family is Family.RAMDISK:
-        yield from ramdisk_rules(texts[main], main)
-    else:
-        scripts = {file: text for file, text in texts.items() if file != main}
-        yield from check_preseed(texts[main], main)
-        yield from preseed_rules(texts[main], scripts, main)
-    for file, text in texts.items():
+    text = texts[main]
+    others = {file: body for file, body in texts.items() if file != main}
+    match profile.family:
+        case Family.KICKSTART:
+            yield from check_kickstart(text, main, release)
+            yield from kickstart_rules(text, main, release)
+            yield from _sections(text, main)
+        case Family.PRESEED:
+            yield from check_preseed(text, main)
+            yield from preseed_rules(text, others, main)
+        case Family.AUTOINSTALL:
+            yield from check_autoinstall(text, main)
+            yield from autoinstall_rules(text, main)
+            yield from _asks(others, main)
+        case Family.AUTOYAST:
+            yield from check_xml(text, main)
+            yield from autoyast_rules(text, main)
+            yield from _asks(others, main)
+        case Family.ESXI:
+            yield from esxi_rules(text, main)
+            yield from boot_config_rules(texts["boot.cfg"], "boot.cfg")
+            yield from signal_rules(texts.values(), main, ("install-complete",))
+            yield from _sections(text, main)
+        case Family.WINDOWS:
+            yield from check_xml(text, main)
+            yield from unattend_rules(text, main)
+            yield from signal_rules(texts.values(), main, ("install-complete",))
+        case Family.IGNITION:
+            for file, body in texts.items():
+                if file.endswith(".ign"):
+                    yield from check_ignition(body, file)
+                    yield from ignition_rules(body, file)
+                    for path, script in scripts_within(body):
+                        yield from check_shell(script, f"{file}: {path}")
+            yield from _asks(others, main)
+        case Family.IMAGE:
+            yield from _asks(texts, main)
+        case Family.RAMDISK:
+            yield from ramdisk_rules(text, main)
+    for file, body in texts.items():
+        yield from leak_rules(body, file)
         if file.endswith(".sh"):
-            yield from check_shell(text, file)
+            yield from check_shell(body, file)
+        elif file.endswith((".bat", ".cmd")):
+            yield from check_batch(body, file)
+
+
+def _asks(scripts: Mapping[str, str], main: str) -> Iterator[Finding]:
+    """Check the scripts of an installer whose main file only says where they are."""
+    yield from script_rules(scripts.items())
+    yield from signal_rules(scripts.values(), main, SIGNALS)
+
+
+def _sections(text: str, main: str) -> Iterator[Finding]:
+    for script in _SCRIPT.finditer(text):
+        if "--interpreter" not in script["options"] or "busybox" in script["options"]:
+            first_line = text.count("\n", 0, script.start("body")) + 1
+            yield from check_shell(script["body"].partition("\n%end\n")[0], main, first_line)

@@ -22,17 +22,11 @@ from baremetal.errors import Invalid
 from baremetal.netboot.context import Context, check_plain
 from baremetal.netboot.filters import FILTERS
 from baremetal.netboot.sandbox import BUDGET, MAX_OUTPUT, Budget, Overrun, Refusal, Sandbox, Unset
-from baremetal.netboot.templates import (
-    COMMAND_LINE,
-    INSTALL_SCRIPT,
-    KERNEL_ARGS,
-    LOADERS,
-    Frozen,
-    with_loaders,
-)
+from baremetal.netboot.templates import COMMAND_LINE, KERNEL_ARGS, Frozen, with_loaders
 from baremetal.netboot.tokens import mask_tokens
 from baremetal.netboot.variables import kernel_words
 
+_DOS = (".bat", ".cmd", ".ini")
 _KEPT = 128  # compiled sets of templates; a fleet uses a handful of profiles at a time
 _UNDEFINED = re.compile(r"(?:'(?P<name>[^']+)' is undefined|has no attribute '(?P<key>[^']+)')\Z")
 _PRINTED = re.compile(r"\{\{-?\s*([A-Za-z_][\w.]*)")
@@ -118,14 +112,16 @@ _SHELF = _Shelf()
 
 def render_answer(frozen: Frozen, file: str, context: Context) -> str:
     """Render one answer file of a run, such as `ks.cfg`. Raises KeyError for a file that the profile has not."""
-    return _SHELF.get(frozen).render(frozen.files[file], context.values())
+    text = _SHELF.get(frozen).render(frozen.files[file], context.values())
+    # cmd loses its place, and with it the labels, in a file whose lines end as ours do.
+    return text.replace("\n", "\r\n") if file.endswith(_DOS) else text
 
 
 def render_install_script(
     frozen: Frozen, context: Context, more: Mapping[str, Any] = MappingProxyType({})
 ) -> str:
     """Render the iPXE script that starts this run's installer; it holds the fetch token and no other secret."""
-    return render_loader_script(INSTALL_SCRIPT, frozen, context, more)
+    return render_loader_script(context.profile.install_script, frozen, context, more)
 
 
 def render_loader_script(name: str, frozen: Frozen, context: Context, more: Mapping[str, Any]) -> str:
@@ -133,18 +129,17 @@ def render_loader_script(name: str, frozen: Frozen, context: Context, more: Mapp
 
     `more` is what this loader's template is told beside the context. A menu is none unless `more` has one.
     """
-    if any(text not in frozen.texts for text in LOADERS):
+    if name not in frozen.texts or COMMAND_LINE not in frozen.texts:
         frozen = with_loaders(frozen)
     compiled = _SHELF.get(frozen)
     check_plain(dict(more))
-    values = {"menu": None, **_with_kernel_line(compiled, context), **more}
-    values["cmdline"] = " ".join(compiled.render(COMMAND_LINE, values).split())
+    values = {"menu": None, **_with_command_line(compiled, context), **more}
     return compiled.render(name, values)
 
 
-def render_kernel_args(frozen: Frozen, context: Context) -> str:
-    """Render the profile's own kernel arguments, checked word by word."""
-    return _own_args(_SHELF.get(frozen), context.values(secret=False))
+def render_command_line(frozen: Frozen, context: Context) -> str:
+    """Render what a kernel is told by any loader, checked word by word; it holds the fetch token."""
+    return str(_with_command_line(_SHELF.get(frozen), context)["cmdline"])
 
 
 def render_text(text: str, name: str, values: Mapping[str, Any]) -> str:
@@ -159,17 +154,19 @@ def render_set(frozen: Frozen, name: str, values: Mapping[str, Any]) -> str:
     return _SHELF.get(frozen).render(name, plain)
 
 
-def _with_kernel_line(compiled: Compiled, context: Context) -> dict[str, Any]:
+def _with_command_line(compiled: Compiled, context: Context) -> dict[str, Any]:
     values = context.values(secret=False)
-    return {**values, "kernel_line": _own_args(compiled, values)}
+    values = {**values, "kernel_line": _words(compiled, KERNEL_ARGS, values)}
+    return {**values, "cmdline": _words(compiled, COMMAND_LINE, values)}
 
 
-def _own_args(compiled: Compiled, values: dict[str, Any]) -> str:
-    text = compiled.render(KERNEL_ARGS, values)
+def _words(compiled: Compiled, name: str, values: dict[str, Any]) -> str:
+    text = compiled.render(name, values)
     try:
         return kernel_words(text)
     except Invalid as error:
-        raise Invalid(error.what, code="BM204", file=KERNEL_ARGS, seen=error.seen, fix=error.fix) from error
+        seen = error.seen and mask_tokens(error.seen)
+        raise Invalid(error.what, code="BM204", file=name, seen=seen, fix=error.fix) from error
 
 
 def _run(template: Template, values: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Our own rules for answer files and their templates: what no general checker knows.
 
-Owns: nothing is written before go and only to a named disk (I3, I18), the run's call-backs are there, no password in
-the open, every printed expression escaped for the language it is printed into. Deliberately unknown: the syntax of
+Owns: only a named disk is written (I18), no password in the open, every printed expression escaped for the language it
+is printed into. Deliberately unknown: the syntax of
 kickstart and preseed, which their own checkers know (checkers.py).
 """
 
@@ -14,6 +14,7 @@ from jinja2 import TemplateSyntaxError, nodes
 
 from baremetal.netboot.filters import ESCAPES, FILTERS
 from baremetal.netboot.finding import Finding, Severity
+from baremetal.netboot.gate import ASKS, BEFORE_GO, WRITES, script_rules, signal_rules, write_before_go
 from baremetal.netboot.profile import Family
 from baremetal.netboot.sandbox import Sandbox
 from baremetal.netboot.templates import KERNEL_ARGS
@@ -23,17 +24,11 @@ _CLEARPART = re.compile(r"^\s*clearpart\b(?P<options>.*)$")
 _LAYOUT = re.compile(r"^\s*(autopart|part|partition|zerombr)\b")
 _ONLY_USE = re.compile(r"^\s*ignoredisk\b.*--only-use=")
 _INCLUDED_DISK = re.compile(r"^%include\s+/tmp/")
-_WRITES = re.compile(
-    r"^\s*(dd\b.*\bof=/dev/|wipefs\b|sgdisk\b|sfdisk\b|parted\b|fdisk\s+/dev|mkfs[. ]|mkswap\b|pvcreate\b|vgcreate\b"
-    r"|lvcreate\b|blkdiscard\b|shred\b.*/dev/|mdadm\b.*--create|nvme\s+format|hdparm\b.*--security-erase)"
-)
-_ASKS = re.compile(r"^\s*bm_ask_(go|wipe)\b(?!\s*\()")
 # In a RAM system a disk's name is always a variable.
 _WIPES = re.compile(
     r"^\s*((if|while|until)\s+(!\s*)?)?(dd\b.*\bof=(\"?\$|/dev/)|blkdiscard\b|shred\b|wipefs\b)|"
-    + _WRITES.pattern
+    + WRITES.pattern
 )
-_HASH = re.compile(r"\$(1|2[aby]|5|6|y|7|gy)\$[./A-Za-z0-9$,=]{8,}")
 _PLAIN_PASSWORD = re.compile(
     r"^\s*(rootpw\s+(?!.*--lock\b)(?!.*--iscrypted\b).*\S|user\b.*--password=(?!.*--iscrypted\b)"
     r"|\S+\s+passwd/(root|user)-password(-again)?\s+password\s+\S+)"
@@ -41,10 +36,9 @@ _PLAIN_PASSWORD = re.compile(
 _OLD_DEVICE = re.compile(r"(^|\s)(ksdevice|ks)=")
 
 
-def kickstart_rules(text: str, file: str, release: int) -> Iterator[Finding]:
-    """Check a rendered kickstart."""
+def disk_rules(text: str, file: str, release: int) -> Iterator[Finding]:
+    """Check what a kickstart may erase or show, whoever wrote it."""
     lines = text.splitlines()
-    sections = _sections(lines)
     only_use = any(_ONLY_USE.match(line) for line in lines)
     for number, line in enumerate(lines, 1):
         cleared = _CLEARPART.match(line)
@@ -61,14 +55,22 @@ def kickstart_rules(text: str, file: str, release: int) -> Iterator[Finding]:
     yield from _passwords(lines, file)
     if release >= 7 and "$1$" in text and "--passalgo=sha512" in text:
         yield _error(file, _find(lines, "$1$"), "an MD5 password ($1$) beside --passalgo=sha512")
+
+
+def kickstart_rules(text: str, file: str, release: int) -> Iterator[Finding]:
+    """Check a rendered kickstart."""
+    lines = text.splitlines()
+    sections = _sections(lines)
+    yield from disk_rules(text, file, release)
     if any(line.startswith("%include /tmp/") for line in lines) and "pre" not in sections.values():
         yield _error(
             file, _find(lines, "%include /tmp/"), "%include of a file in /tmp, but no %pre writes one"
         )
-    before = _before_go(lines, sections)
+    pre = [number for number, name in sections.items() if name in ("pre", "pre-install")]
+    before = write_before_go(lines, pre)
     if before:
-        yield _error(file, before, "a disk is written before the call-back install-started has answered go")
-    yield from _signals(lines, file, ("install-started", "install-complete", "install-failed"))
+        yield _error(file, before, BEFORE_GO)
+    yield from signal_rules(lines, file)
     commands = [
         line.split()[0] for number, line in enumerate(lines, 1) if number not in sections and line.split()
     ]
@@ -87,19 +89,12 @@ def preseed_rules(text: str, scripts: dict[str, str], file: str) -> Iterator[Fin
                 number,
                 "partman-auto/disk is fixed: it is set on the machine, after go, by the selector",
             )
-    everything = [*lines, *(line for script in scripts.values() for line in script.splitlines())]
-    yield from _signals(everything, file, ("install-started", "install-complete", "install-failed"))
+    yield from signal_rules((text, *scripts.values()), file)
     if "preseed/early_command" not in text or "partman/early_command" not in text:
         yield _error(
             file, None, "go is asked for in preseed/early_command, the disk named in partman/early_command"
         )
-    for name, script in scripts.items():
-        body = script.splitlines()
-        before = _before_go(body, dict.fromkeys(range(1, len(body) + 1), "pre"))
-        if before:
-            yield _error(
-                name, before, "a disk is written before the call-back install-started has answered go"
-            )
+    yield from script_rules(scripts.items())
 
 
 def ramdisk_rules(text: str, file: str) -> Iterator[Finding]:
@@ -108,7 +103,7 @@ def ramdisk_rules(text: str, file: str) -> Iterator[Finding]:
     ends = ("wipe-complete", "inspect-complete", "rescue-started")
     if not any(signal in text for signal in ends):
         yield _error(file, None, f"never calls back with {' or '.join(ends)}: the run can only time out")
-    asks = next((number for number, line in enumerate(lines, 1) if _ASKS.match(line)), len(lines) + 1)
+    asks = next((number for number, line in enumerate(lines, 1) if ASKS.match(line)), len(lines) + 1)
     writes = next((number for number, line in enumerate(lines, 1) if _WIPES.match(line)), None)
     if writes is not None and writes < asks:
         yield _error(file, writes, "a disk is written before the call-back wipe-started has answered go")
@@ -155,17 +150,30 @@ def template_rules(text: str, name: str) -> Iterator[Finding]:
 
 
 _PARSER = Sandbox(FILTERS)
+# What a template's name says of the language it is written in; the first ending that fits.
+_LANGUAGES = (
+    (".sh.j2", ("sh", "line")),
+    (".ks.j2", ("ks",)),
+    ("boot.cfg.j2", ("line",)),
+    (".cfg.j2", ("preseed",)),
+    (".ipxe.j2", ("ipxe",)),
+    (".grub.j2", ("grub", "line")),
+    (".pxelinux.j2", ("pxelinux", "line")),
+    ("_args.j2", ("ipxe",)),
+    (".yaml.j2", ("yaml",)),
+    (".xml.j2", ("xml",)),
+    (".ign.j2", ("json", "line")),
+    (".ini.j2", ("line",)),
+    (".nm.j2", ("line",)),
+    (".bat.j2", ("batch",)),
+    (".cmd.j2", ("batch",)),
+)
 
 
 def _language(name: str, section: str | None) -> frozenset[str]:
-    if section is not None or name.endswith(".sh.j2"):
+    if section is not None:
         return frozenset(("sh", "line"))
-    for ending, filters in (
-        (".ks.j2", ("ks",)),
-        (".cfg.j2", ("preseed",)),
-        (".ipxe.j2", ("ipxe",)),
-        ("_args.j2", ("ipxe",)),
-    ):
+    for ending, filters in _LANGUAGES:
         if name.endswith(ending):
             return frozenset(filters)
     return frozenset(ESCAPES)
@@ -204,41 +212,11 @@ def _sections(lines: list[str]) -> dict[int, str]:
     return inside
 
 
-def _before_go(lines: list[str], sections: dict[int, str]) -> int | None:
-    """Return the first line of the pre stage that writes a disk before go is asked for."""
-    for number, line in enumerate(lines, 1):
-        if sections.get(number) not in ("pre", "pre-install"):
-            continue
-        if _ASKS.match(line) or ("install-started" in line and "bm_call" not in line):
-            return None
-        if _WRITES.match(line):
-            return number
-    return None
-
-
-def _signals(lines: list[str], file: str, wanted: tuple[str, ...]) -> Iterator[Finding]:
-    for signal in wanted:
-        if not any(signal in line for line in lines):
-            severity = Severity.WARNING if signal == "install-failed" else Severity.ERROR
-            message = (
-                f"never calls back with {signal}: include the shipped partials, or the run can only time out"
-            )
-            yield Finding(severity, message, file, rendered=True)
-
-
 def _passwords(lines: list[str], file: str) -> Iterator[Finding]:
     for number, line in enumerate(lines, 1):
         if _PLAIN_PASSWORD.match(line):
             yield _error(
                 file, number, "a password in the open: lock root (rootpw --lock, password !) and use SSH keys"
-            )
-        elif _HASH.search(line):
-            yield Finding(
-                Severity.WARNING,
-                "a password hash, readable by whoever fetches this file: SSH keys need none",
-                file,
-                number,
-                rendered=True,
             )
 
 

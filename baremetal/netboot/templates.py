@@ -19,9 +19,8 @@ from jinja2 import Environment, TemplateSyntaxError, nodes
 
 import baremetal
 from baremetal.errors import Invalid
-from baremetal.netboot.profile import Profile
+from baremetal.netboot.profile import INSTALL_SCRIPT, Profile
 
-INSTALL_SCRIPT: Final = "loaders/install.ipxe.j2"
 INSTALL_GRUB: Final = "loaders/install.grub.j2"
 INSTALL_PXELINUX: Final = "loaders/install.pxelinux.j2"
 COMMAND_LINE: Final = "loaders/cmdline.j2"  # the kernel's words, the same for every loader
@@ -103,7 +102,8 @@ class Frozen:
 def freeze(profile: Profile, templates: Templates) -> Frozen:
     """Collect a profile's templates and everything they include. Raises Invalid with file and line."""
     texts: dict[str, str] = {KERNEL_ARGS: profile.kernel_args}
-    for name in (KERNEL_ARGS, *LOADERS, *profile.answer_files.values()):
+    starts = (COMMAND_LINE, profile.install_script) if profile.needs_ipxe else LOADERS
+    for name in (KERNEL_ARGS, *starts, *profile.answer_files.values()):
         collect(name, templates, texts)
     return Frozen(profile.answer_files, texts)
 

@@ -25,6 +25,7 @@ from baremetal.lifecycle.model import (
     Limits,
     Method,
     ProvisionState,
+    Signal,
     Verb,
 )
 from baremetal.lifecycle.windows import errand
@@ -176,6 +177,7 @@ class Deploys:
         recipe = self._recipe(record, offer, asked_vars)
         problems = self._profiles.check(recipe, record.life.runs + 1)
         if problems:
+            problems[0].server = problems[0].server or record.life.name
             raise problems[0]
         self._profiles.check_media(offer)
         return _Ready(record, asked, Begin(profile=offer.name, frozen=recipe.as_dict() | {"by": by}))
@@ -361,6 +363,7 @@ def _asked(record: ServerRecord, order: Order, verb: Verb, by: str, offer: Offer
         target=BootTarget(target),
         proof=offer.proof,
         reboots=offer.reboots,
+        asks_go=offer.profile.asks_go,
         flip=BootDevice.NONE if quirk(record.facts, "flip") == "none" else BootDevice.DISK,
         budgets=offer.budgets,
         limits=offer.limits,
@@ -385,6 +388,8 @@ def _steps(asked: Asked) -> list[dict[str, Any]]:
             what += ", read back" if step.name not in ("check", "proof") else ""
         else:
             what = f"wait for {step.signal or 'the boot script to be fetched'}"
+            if not asked.asks_go and step.signal is Signal.INSTALL_STARTED:
+                what = "go is given with the boot script, once: this installer cannot ask for it"
         budget_s = getattr(asked.budgets, step.budget)
         steps.append(
             {

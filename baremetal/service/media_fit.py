@@ -13,15 +13,19 @@ from difflib import get_close_matches
 from baremetal.errors import Invalid, MediaMissing
 from baremetal.media.distros import DISTRO
 from baremetal.media.finding import Confidence, Finding
+from baremetal.netboot.profile import Family, media_files
 
 UNFIT = "BM206"
 # Installers whose answer files are not each other's; media of another kind are never what was meant.
-_INSTALLERS = frozenset({"kickstart", "preseed", "autoinstall", "autoyast"})
+_INSTALLERS = frozenset({"kickstart", "preseed", "autoinstall", "autoyast", "esxi", "windows"})
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a profile wants of its media."""
+    """What a profile wants of its media. ESXi has neither kernel nor initrd; for Windows the kernel is wimboot.
+
+    `beside` is what its installer fetches by itself and no medium has on it: for Ubuntu the whole image.
+    """
 
     profile: str
     media: str
@@ -30,6 +34,21 @@ class Need:
     kernel: str
     initrd: str
     release: str = ""
+    beside: str = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What must lie in the folder before a machine can boot it."""
+        return media_files(Family(self.family), self.kernel, self.initrd)
+
+    @property
+    def of_medium(self) -> frozenset[str]:
+        """What the medium itself must have: wimboot is on no medium of Microsoft's."""
+        return frozenset(self.files) - ({self.kernel} if self.family == Family.WINDOWS else set())
+
+
+# What these boot is no kernel with an initrd, and no setting names it.
+_OWN_LOADERS = frozenset({"esxi", "windows"})
 
 
 def check_known(finding: Finding, name: str) -> list[str]:
@@ -58,7 +77,7 @@ def check_known(finding: Finding, name: str) -> list[str]:
 
 def check_fit(finding: Finding, paths: AbstractSet[str], needs: Sequence[Need]) -> list[str]:
     """Refuse a medium that its profile could not boot; returns warnings. Raises Invalid BM206, MediaMissing BM202."""
-    fitting = [need for need in needs if {need.kernel, need.initrd} <= paths]
+    fitting = [need for need in needs if need.of_medium <= paths]
     for need in needs:
         if finding.family != need.family and {finding.family, need.family} <= _INSTALLERS:
             raise Invalid(
@@ -75,16 +94,25 @@ def check_fit(finding: Finding, paths: AbstractSet[str], needs: Sequence[Need]) 
             )
     if not fitting:
         raise _no_pair(finding, needs[0], paths)
-    return [
+    warnings = [
         f"profile {need.profile} expects release {need.release}, and this is {finding.label}"
         for need in fitting
         if need.release and finding.version and finding.version.split(".")[0] != need.release
     ]
+    return warnings + [
+        f"profile {need.profile} needs {path} too, which is not on it: put it into media/{need.media}/"
+        for need in fitting
+        for path in (*need.files, need.beside)
+        if path and path not in paths
+    ]
 
 
 def _no_pair(finding: Finding, need: Need, paths: AbstractSet[str]) -> MediaMissing:
-    missing = " and ".join(path for path in (need.kernel, need.initrd) if path not in paths)
-    if not finding.kernel:
+    missing = " and ".join(path for path in need.files if path in need.of_medium - paths)
+    if need.family == finding.family in _OWN_LOADERS:
+        seen = finding.label
+        fix = "take the whole medium as its maker publishes it"
+    elif not finding.kernel:
         seen = f"{finding.label}; no kernel with an initrd in it"
         fix = "take a medium that installs over the network"
     elif finding.family not in _INSTALLERS:

@@ -144,7 +144,7 @@ class MediaImport:
 
     def _missing(self, need: Need) -> list[str]:
         folder = self._shelf.root / need.media
-        return [path for path in (need.kernel, need.initrd) if not (folder / path).is_file()]
+        return [path for path in need.files if not (folder / path).is_file()]
 
     def _resolve(self, name: str) -> tuple[str, list[Need]]:
         for need in self._needs:
@@ -271,7 +271,7 @@ def _record(
 def _check_boots(folder: Path, needs: Sequence[Need], texts: Mapping[str, str]) -> None:
     """Verify what the profiles boot, where that is not the pair that was found, and what their kernels load next."""
     sums = checksums.expected(texts)
-    for path in {path for need in needs for path in (need.kernel, need.initrd)} | set(_STAGE2):
+    for path in {path for need in needs for path in need.files} | set(_STAGE2):
         # A link that leads nowhere is refused; what is not there at all, another profile's check has spoken of.
         if os.path.lexists(folder / path):
             checksums.check(folder, path, sums.get(path))

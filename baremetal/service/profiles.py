@@ -18,9 +18,12 @@ from baremetal import telemetry
 from baremetal.errors import BaremetalError, Invalid, MediaMissing, Unknown
 from baremetal.lifecycle.model import BootTarget, Budgets, Limits, Method, Proof
 from baremetal.netboot.context import ServerFacts, merge_variables
+from baremetal.netboot.esxi import read_boot_config
 from baremetal.netboot.finding import Finding, Severity
-from baremetal.netboot.lint import SAMPLE_SERVER, check_renders, lint_profile
+from baremetal.netboot.lint import check_renders, lint_profile
 from baremetal.netboot.profile import Family, Profile
+from baremetal.netboot.samples import NEEDS, SAMPLE_SERVER
+from baremetal.netboot.standing import Judgement, Standing, judge
 from baremetal.netboot.templates import Templates, freeze
 from baremetal.service.recipe import Kitchen, Recipe, Shelf
 
@@ -99,12 +102,13 @@ class Profiles:
         """Describe a profile with its settings and files."""
         offer = self.offer(name)
         profile = offer.profile
-        return self._brief(offer) | {
+        return self._brief(offer, self._lint_once(self._sample(offer))) | {
             "kernel": profile.kernel,
             "initrd": profile.initrd,
             "kernel_args": profile.kernel_args,
             "template": profile.template,
             "files": profile.answer_files,
+            "asks_go": profile.asks_go,
             "vars": dict(profile.variables),
             "media_folder": str(self._media / offer.media),
             "budgets": asdict(offer.budgets),
@@ -138,7 +142,9 @@ class Profiles:
         return Recipe(
             profile=offer.profile,
             media=offer.media,
-            variables=merge_variables(self._defaults, offer.profile.variables, of_server, asked),
+            variables=merge_variables(
+                self._of_media(offer), self._defaults, offer.profile.variables, of_server, asked
+            ),
             server=server,
             templates=freeze(offer.profile, self._templates),
             asked=dict(asked),
@@ -175,17 +181,29 @@ class Profiles:
             if not found:
                 with suppress(MediaMissing):
                     self.check_media(offer)
-                    found = self._lint_once(self.recipe(offer, SAMPLE_SERVER, {}, {}))
+                    found = self._lint_once(self._sample(offer))
             for finding in found:
                 if finding.severity is Severity.ERROR:
                     log.warning("profile is broken", profile=name, code=finding.code, error=str(finding))
 
+    def _sample(self, offer: Offer) -> Recipe:
+        return self.recipe(offer, SAMPLE_SERVER, NEEDS.get(offer.profile.family, {}), {})
+
+    def _of_media(self, offer: Offer) -> dict[str, Any]:
+        """Read the variables that are the medium's to say: ESXi's kernel and modules, in its boot.cfg."""
+        if offer.profile.family is not Family.ESXI:
+            return {}
+        try:
+            text = (self._media / offer.media / "boot.cfg").read_text("utf-8", "replace")
+        except OSError:
+            return {}
+        kernel, modules = read_boot_config(text)
+        return {"esxi_kernel": kernel, "esxi_modules": list(modules)} if kernel else {}
+
     def check_media(self, offer: Offer) -> None:
-        """Make sure that kernel and initrd are there. Raises MediaMissing BM202."""
+        """Make sure that what a machine boots is there. Raises MediaMissing BM202."""
         folder = self._media / offer.media
-        missing = [
-            path for path in (offer.profile.kernel, offer.profile.initrd) if not (folder / path).is_file()
-        ]
+        missing = [path for path in offer.profile.media_files if not (folder / path).is_file()]
         if missing:
             raise MediaMissing(
                 f"profile {offer.name}: {' and '.join(missing)} missing",
@@ -193,7 +211,14 @@ class Profiles:
                 fix=f"baremetal media add {offer.name} ISO|DIR, or put them there",
             )
 
-    def _brief(self, offer: Offer) -> dict[str, Any]:
+    def _judge(self, offer: Offer, findings: Sequence[Finding] | None) -> Judgement:
+        try:
+            return judge(offer.profile, freeze(offer.profile, self._templates), findings)
+        except BaremetalError as error:
+            return Judgement(Standing.BROKEN, str(error))
+
+    def _brief(self, offer: Offer, findings: Sequence[Finding] | None = None) -> dict[str, Any]:
+        judged = self._judge(offer, findings)
         try:
             self.check_media(offer)
             ready = True
@@ -204,6 +229,8 @@ class Profiles:
             "title": offer.title,
             "family": str(offer.profile.family),
             "arch": offer.arch,
+            "state": str(judged.standing),
+            "state_reason": judged.reason,
             "method": str(offer.method),
             "boot_target": str(offer.target),
             "proof": str(offer.proof),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -300,10 +301,19 @@ def test_a_wrong_bmc_password_is_told_with_its_remedy(
     assert "baremetal set r1" in err
 
 
+def wait_for_strangers(service: Service, *macs: str) -> None:
+    """Machines are answered before it is written down that they asked."""
+    until = time.monotonic() + 30
+    while not set(macs) <= {one["mac"] for one in service.get("/v1/unknown")["unknown"]}:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 def test_strangers_are_listed_and_taken_in(
     bml: Run, machine: SimulatedServer, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.machine.get("/ipxe", params={"mac": machine.mac, "serial": machine.serial, "arch": "x86_64"})
+    wait_for_strangers(service, machine.mac)
     code, out, _ = bml("list", "--unknown")
     assert code == 0
     assert machine.mac in out
@@ -322,6 +332,7 @@ def test_several_strangers_are_taken_in_together_or_not_at_all(
     a, b = "52:54:00:00:0a:01", "52:54:00:00:0a:02"
     for mac, serial in ((a, "S-A"), (b, "S-B")):
         service.machine.get("/ipxe", params={"mac": mac, "serial": serial, "arch": "x86_64"})
+    wait_for_strangers(service, a, b)
     monkeypatch.setenv("BAREMETAL_BMC_PASSWORD", PASSWORD)
     bmcs = ["--bmc", "sim://admin@s1", "--bmc", "sim://admin@s2", "--no-verify", "--tag", "rack=9"]
     assert bml("enroll", "--from-unknown", f"s1={a}", f"s2={b}", *bmcs[:2])[0] == 2

@@ -33,10 +33,10 @@ PROFILE = Profile("dummy", Family.KICKSTART, "vmlinuz", "initrd.img", "kickstart
 
 
 class Host:
-    """A web server on loopback: each path has a list of answers (a status or a text), the last one for ever."""
+    """A web server on loopback: each path has its answers (a status, or what is served), the last one for ever."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, list[int | str]] = {}
+        self.answers: dict[str, list[int | str | bytes]] = {}
         self.asked: list[str] = []
         self.query: dict[str, str] = {}
         host = self
@@ -51,8 +51,9 @@ class Host:
                     host.query = {key: values[0] for key, values in parse_qs(url.query).items()}
                 waiting = host.answers.get(url.path, [404])
                 answer = waiting.pop(0) if len(waiting) > 1 else waiting[0]
-                body = answer.encode() if isinstance(answer, str) else b""
-                self.send_response(200 if isinstance(answer, str) else answer)
+                body = answer.encode() if isinstance(answer, str) else answer
+                body = b"" if isinstance(body, int) else body
+                self.send_response(answer if isinstance(answer, int) else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from baremetal.lab.rack import available
+from tests.evidence import record
+from tests.unit.netboot.shipped import shipped
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
@@ -36,3 +38,4 @@ def test_the_demo_deploys_logs_in_and_cleans_up(tmp_path: Path) -> None:
     if shutil.which("ssh"):
         assert re.search(r"^[0-9a-f]{32}/2\nLinux r1 ", done.stdout, re.MULTILINE)
     assert list(tmp_path.iterdir()) == []
+    record(shipped()["tiny"], "booted", "deployed to a proven system in QEMU, by every test run")

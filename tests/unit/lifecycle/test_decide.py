@@ -327,6 +327,29 @@ def test_go_needs_a_boot_id() -> None:
     assert heard(at("deploy/started"), Signal.INSTALL_STARTED, boot_id="").reply is Reply.REFUSED
 
 
+@pytest.mark.parametrize("name", ["deploy/script", "rebuild/script", "deploy/on"])
+def test_serving_the_script_is_the_go_of_an_installer_that_cannot_ask(name: str) -> None:
+    """I3."""
+    before = at(name).with_run(asks_go=False, power_on_intended=True)
+    decision = decide(before, Fetched(Fetch.SCRIPT, "192.0.2.7"), LATER)
+    run = decision.server.run
+    assert run is not None
+    assert run.go is not None
+    assert (decision.reply, decision.outcome) == (Reply.SERVE, Outcome.CHANGED)
+    assert (run.go.boot_id, run.go.address, run.serves) == ("", "", 1)
+    assert position(decision.server) == f"{name.partition('/')[0]}/complete"
+    assert decision.server.generation == before.generation + 1
+    assert not boot_window_open(decision.server)
+    assert answer_window_open(decision.server)
+    # Its word that it is complete is enough, whatever boot says so; but a second script means that it came back.
+    assert heard(decision.server, Signal.INSTALL_COMPLETE, boot_id="esxi-1").reply is Reply.OK
+    again = decide(decision.server, Fetched(Fetch.SCRIPT), LATER)
+    assert (again.reply, again.server.state) == (Reply.LOCAL, ProvisionState.DEPLOY_FAILED)
+    reboots = decision.server.with_run(reboots=True)
+    kept = decide(reboots, Fetched(Fetch.SCRIPT), LATER)
+    assert (kept.reply, kept.server) == (Reply.LOCAL, reboots)
+
+
 def test_no_more_than_three_boot_scripts_per_netboot() -> None:
     server = at("deploy/script")
     replies = []

@@ -14,12 +14,16 @@ from hypothesis import strategies as st
 
 from baremetal.errors import Invalid
 from baremetal.netboot import filters, grub, pxelinux
+from baremetal.netboot.dialect import Manner, install_text
+from baremetal.netboot.loaderscripts import check_grub, check_ipxe, check_pxelinux
 from baremetal.netboot.lookup import By, Loader, Question, swap_uuid
 from baremetal.netboot.menu import Menu, menu_for
-from baremetal.netboot.render import render_install_script
+from baremetal.netboot.render import render_command_line, render_install_script
+from baremetal.netboot.samples import sample_context, samples
 from baremetal.netboot.scripts import LocalBoot, LocalBootMethod, local_boot_script
 from baremetal.netboot.templates import LOADERS, Frozen, Templates, freeze
 from tests.unit.netboot.sample import PROFILES, context, frozen
+from tests.unit.netboot.shipped import shipped
 from tests.unit.netboot.test_render import golden
 
 MAC = "50:98:b8:1a:34:8d"
@@ -209,6 +213,50 @@ def test_menus() -> None:
     golden("loaders/menu.local.ipxe", local_boot_script("active: boots its disk", sanboot, menu))
 
 
+@pytest.mark.parametrize("loader", [Loader.GRUB, Loader.PXELINUX, Loader.LPXELINUX])
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_every_loader_starts_a_shipped_profile_or_says_that_it_cannot(name: str, loader: Loader) -> None:
+    """A kernel is told the same words by whatever starts it; ESXi and Windows boot no kernel."""
+    profile = shipped()[name]
+    kept = freeze(profile, Templates.with_own())
+    for variables in samples(profile.family):
+        told = sample_context(profile, **{**variables, **profile.variables})
+        if profile.needs_ipxe:
+            with pytest.raises(Invalid, match=f"only iPXE can start {name}"):
+                install_text(kept, told, Manner(loader), None)
+            continue
+        wanted = render_command_line(kept, told)
+        assert f" {wanted} ||" in render_install_script(kept, told)
+        text = install_text(kept, told, Manner(loader), None)
+        check = check_grub if loader is Loader.GRUB else check_pxelinux
+        assert list(check(text, name)) == []
+        if loader is Loader.GRUB:
+            start = next(line.strip() for line in text.splitlines() if line.strip().startswith("if linux "))
+            words = grub_words(start.removesuffix("; then"))
+            assert words[2] == f"/media/{name}/{profile.kernel}"
+            assert words[4:] == wanted.split()
+            assert f"if initrd /media/{name}/{profile.initrd}; then" in text
+        else:
+            assert f"\n  APPEND {wanted}\n" in text
+
+
+@pytest.mark.parametrize("name", ["esxi8", "windows2022", "rocky9", "fcos"])
+def test_a_menu_stands_before_every_familys_installer(name: str) -> None:
+    """S0-5. A machine that is to show a menu starts no installer before it."""
+    profile = shipped()[name]
+    kept, told = freeze(profile, Templates.with_own()), sample_context(profile)
+    text = install_text(kept, told, Manner(), replace(MENU, default="local"))
+    assert list(check_ipxe(text, name)) == []
+    lines = text.splitlines()
+    choice = next(at for at, line in enumerate(lines) if line.startswith("choose --default local "))
+    assert (
+        choice
+        < lines.index(":answer")
+        < next(at for at, line in enumerate(lines) if line.startswith("kernel "))
+    )
+    assert ":local" in lines[lines.index(":failed") :]
+
+
 def test_a_menu_is_shown_where_the_servers_variables_ask_for_one() -> None:
     """S0-5."""
     assert menu_for({}, "node-1", "x") is None
@@ -320,7 +368,17 @@ def test_a_reason_cannot_become_a_command() -> None:
         assert "$prefix" not in text
 
 
-# -- the real parser --
+# -- our own linter, and the real parser --
+
+
+def test_our_own_linter_accepts_every_script() -> None:
+    checks = {".grub.cfg": check_grub, "linux.cfg": check_pxelinux, ".ipxe": check_ipxe}
+    golden_folder = Path(__file__).parents[2] / "golden"
+    for ending, check in checks.items():
+        files = sorted(golden_folder.rglob(f"*{ending}"))
+        assert len(files) > 10
+        for file in files:
+            assert list(check(file.read_text(), file.name)) == [], file.name
 
 
 @pytest.mark.skipif(shutil.which("grub-script-check") is None, reason="needs grub-common")

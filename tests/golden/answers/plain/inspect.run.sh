@@ -1,0 +1,346 @@
+#!/bin/sh
+# sample-1: inspection, run 0123456789abcdef0123456789abcdef/1. Reads what the machine is made of; writes nothing.
+BM_ERRAND=inspect
+# What every script of the RAM system begins with. BM_ERRAND names what it is for, and so its signals.
+# Talking to baremetal: POSIX sh, with curl or, where there is none, wget. The URL holds the token, so it goes to them on
+# standard input, where no process list shows it. Busybox' wget (the Debian installer's) takes it as an argument only:
+# there, nobody but root is on the machine until it reboots, and the token dies with the run.
+export LC_ALL=C
+BM_CALLBACK=http://192.0.2.1:8080/callback/sample-callback-token
+BM_SYS=${BM_SYS:-/sys}
+BM_TMP=${BM_TMP:-/tmp}
+BM_PAUSE=${BM_PAUSE:-5}
+
+bm_boot_id() { read -r bm_id </proc/sys/kernel/random/boot_id && echo "$bm_id"; }
+
+bm_encode() { # TEXT ; leaves it percent-encoded in bm_encoded
+    bm_encoded='' bm_rest=$1
+    while [ -n "$bm_rest" ]; do
+        bm_plain=${bm_rest%%[!A-Za-z0-9._~-]*}
+        bm_rest=${bm_rest#"$bm_plain"}
+        bm_char=${bm_rest%"${bm_rest#?}"}
+        bm_rest=${bm_rest#?}
+        case $bm_char in
+            '') ;;
+            ' ') bm_char=%20 ;; '"') bm_char=%22 ;; ',') bm_char=%2C ;; ':') bm_char=%3A ;; '/') bm_char=%2F ;;
+            '[') bm_char=%5B ;; ']') bm_char=%5D ;; '{') bm_char=%7B ;; '}') bm_char=%7D ;; '=') bm_char=%3D ;;
+            *) bm_char=$(printf '%%%02X' "'$bm_char") ;;
+        esac
+        bm_encoded=$bm_encoded$bm_plain$bm_char
+    done
+}
+
+bm_curl() { # URL OPTION…
+    bm_where=$1
+    shift
+    printf 'url = "%s"\n' "$bm_where" | curl -K - "$@"
+}
+
+bm_wget() { # URL FILE ; what it says goes to bm-wget, which shows the URL too
+    (umask 077 && : >"$BM_TMP/bm-wget")
+    # Busybox' own knows none of these options, and does not try again by itself.
+    case $(wget --version 2>/dev/null) in
+        GNU*) printf '%s\n' "$1" | wget -t 1 -T 40 -i - -O "$2" >/dev/null 2>"$BM_TMP/bm-wget" ;;
+        *) wget -O "$2" "$1" >/dev/null 2>"$BM_TMP/bm-wget" ;;
+    esac
+}
+
+bm_call() { # SIGNAL FIELD=VALUE… ; BM_STATUS is the HTTP status, 000 for no answer, BM_REPLY the answer's first line
+    bm_url=$BM_CALLBACK/$1
+    shift
+    BM_STATUS=000 BM_REPLY=''
+    rm -f "$BM_TMP/bm-reply"
+    if command -v curl >/dev/null 2>&1; then
+        for bm_field in "$@"; do
+            shift
+            set -- "$@" --data-urlencode "$bm_field"
+        done
+        BM_STATUS=$(
+            bm_curl "$bm_url" -s -o "$BM_TMP/bm-reply" -w '%{http_code}' --connect-timeout 10 --max-time 40 "$@"
+        ) || BM_STATUS=000
+    else
+        bm_query=''
+        for bm_field in "$@"; do
+            bm_encode "${bm_field#*=}"
+            bm_query="$bm_query&${bm_field%%=*}=$bm_encoded"
+        done
+        if bm_wget "$bm_url?${bm_query#&}" "$BM_TMP/bm-reply"; then
+            BM_STATUS=200
+        else
+            BM_STATUS=$(sed -n 's/.*HTTP\/1\.[01] \([1-5][0-9][0-9]\).*/\1/p; s/.*ERROR \([1-5][0-9][0-9]\).*/\1/p' \
+                "$BM_TMP/bm-wget" | tail -n 1)
+            rm -f "$BM_TMP/bm-reply"
+        fi
+    fi
+    BM_STATUS=${BM_STATUS:-000}
+    [ ! -s "$BM_TMP/bm-reply" ] || read -r BM_REPLY <"$BM_TMP/bm-reply" || :
+}
+
+bm_report() { # SIGNAL FIELD=VALUE… ; asks again on a time-out or 5xx, within a bound; 404 and 409 are final
+    bm_left=${BM_TRIES:-60}
+    while :; do
+        bm_call "$@" "boot_id=$(bm_boot_id)"
+        case $BM_STATUS in
+            2??) return 0 ;;
+            000 | 429 | 5??) ;;
+            *) return 1 ;;
+        esac
+        bm_left=$((bm_left - 1))
+        [ "$bm_left" -gt 0 ] || return 1
+        sleep "$BM_PAUSE"
+    done
+}
+
+bm_progress() { # STAGE [MESSAGE] ; news only: one try, and never in the way
+    echo "$1" >"$BM_TMP/bm-stage"
+    bm_call progress "boot_id=$(bm_boot_id)" "stage=$1" "message=${2:-}"
+}
+
+bm_tail() { # FILE ; its last lines as plain text
+    [ ! -f "$1" ] || tail -n 30 "$1" | tr -cd '\11\12\40-\176' | tail -c 1500
+}
+
+bm_failed() { # STAGE MESSAGE [LOG] ; tells that this install has failed
+    echo "baremetal: $1: $2" >&2
+    bm_report install-failed "stage=$1" "message=$2" "log=$(bm_tail "${3:-/nonexistent}")"
+}
+
+bm_stop() { # MESSAGE ; ends a script whose failure the installer's own error section then reports
+    echo "baremetal: $1" >&2
+    echo "$1" >"$BM_TMP/bm-error"
+    exit 1
+}
+
+bm_upload() { # FILE… ; the installer's own logs, where curl can send them
+    command -v curl >/dev/null 2>&1 || return 0
+    for bm_file in "$@"; do
+        [ -s "$bm_file" ] || continue
+        tail -c 200000 "$bm_file" >"$BM_TMP/bm-upload"
+        bm_curl "$BM_CALLBACK/log/${bm_file##*/}" \
+            -s -o /dev/null --connect-timeout 5 --max-time 20 -T "$BM_TMP/bm-upload" || :
+    done
+}
+
+bm_off() { # Off, at once, and never on from here: an exit status would leave the installer at a question.
+    sync
+    poweroff -f
+    while :; do sleep 3600; done
+}
+
+bm_refuse() { # STAGE MESSAGE
+    BM_TRIES=6
+    bm_failed "$1" "$2"
+    bm_off
+}
+
+# --- the disks of this machine, and the one that may be written
+BM_SELECTOR=auto
+
+bm_read() { # FILE ; leaves its first line in bm_value, cleaned: what is not a plain word's letter is dropped
+    bm_value=''
+    [ ! -r "$1" ] || read -r bm_value <"$1" || :
+    case $bm_value in
+        *[!A-Za-z0-9._:+-]*) bm_value=$(printf '%s' "$bm_value" | tr -s ' ' _ | tr -cd 'A-Za-z0-9._:+-') ;;
+    esac
+}
+
+bm_property() { # NAME DISK ; what udev knows, where there is udev
+    bm_value=$(udevadm info --query=property --name="/dev/$2" 2>/dev/null | sed -n "s/^$1=//p" | tr -cd 'A-Za-z0-9._:+-')
+}
+
+bm_fits() { # whether the disk in bm_name, bm_serial, … meets every term of the selector
+    bm_terms=$BM_SELECTOR
+    while [ -n "$bm_terms" ]; do
+        bm_term=${bm_terms%%,*}
+        bm_wanted=${bm_term#*=}
+        bm_terms=${bm_terms#"$bm_term"}
+        bm_terms=${bm_terms#,}
+        case $bm_term in
+            auto) ;;
+            serial=*) [ "$bm_serial" = "$bm_wanted" ] || return 1 ;;
+            wwn=*) [ "$bm_wwn" = "$bm_wanted" ] || return 1 ;;
+            path=*) [ "$(readlink -f "$bm_wanted")" = "/dev/$bm_name" ] || return 1 ;;
+            rotational=*) [ "$bm_rotational" = "$bm_wanted" ] || return 1 ;;
+            'size>='*) [ "$bm_size" -ge "$bm_wanted" ] || return 1 ;;
+            'size<='*) [ "$bm_size" -le "$bm_wanted" ] || return 1 ;;
+            size=*) [ "$bm_size" -eq "$bm_wanted" ] || return 1 ;;
+            *) return 1 ;;
+        esac
+    done
+}
+
+bm_list_disks() { # BM_DISKS: JSON of all; BM_SEEN: the same for people; BM_FITTING: those that the selector means
+    BM_DISKS='' BM_SEEN='' BM_FITTING=''
+    for bm_dir in "$BM_SYS"/block/*; do
+        bm_name=${bm_dir##*/}
+        case $bm_name in
+            '*' | loop* | ram* | zram* | sr* | fd* | dm-* | md* | nbd* | mtdblock* | mmcblk*boot* | mmcblk*rpmb | nvme*c*n*) continue ;;
+        esac
+        bm_read "$bm_dir/removable"
+        [ "$bm_value" != 1 ] || continue
+        bm_read "$bm_dir/ro"
+        [ "$bm_value" != 1 ] || continue
+        bm_read "$bm_dir/size"
+        bm_size=$((${bm_value:-0} * 512))
+        [ "$bm_size" -gt 0 ] || continue
+        bm_read "$bm_dir/serial"
+        [ -n "$bm_value" ] || bm_read "$bm_dir/device/serial"
+        [ -n "$bm_value" ] || bm_property ID_SERIAL_SHORT "$bm_name"
+        bm_serial=$bm_value
+        bm_read "$bm_dir/wwid"
+        [ -n "$bm_value" ] || bm_read "$bm_dir/device/wwid"
+        case $bm_value in naa.* | eui.*) ;; *) bm_property ID_WWN "$bm_name" ;; esac
+        bm_wwn=$(echo "$bm_value" | tr A-F a-f)
+        bm_wwn=${bm_wwn#naa.} bm_wwn=${bm_wwn#eui.} bm_wwn=${bm_wwn#0x}
+        bm_read "$bm_dir/queue/rotational"
+        bm_rotational=$bm_value
+        case $bm_rotational in 1) bm_word=true ;; 0) bm_word=false ;; *) bm_word=null ;; esac
+        BM_DISKS="$BM_DISKS,{\"name\":\"$bm_name\",\"serial\":\"$bm_serial\",\"wwn\":\"$bm_wwn\",\"size\":$bm_size,\"rotational\":$bm_word}"
+        BM_SEEN="$BM_SEEN; $bm_name size=$bm_size serial=${bm_serial:--} wwn=${bm_wwn:--}"
+        if bm_fits; then BM_FITTING="$BM_FITTING $bm_name"; fi
+    done
+    BM_DISKS="[${BM_DISKS#,}]" BM_SEEN=${BM_SEEN#; } BM_FITTING=${BM_FITTING# }
+}
+
+bm_choose_disk() { # BM_DISK: the one disk that fits; none or several refuse, before anything is written
+    bm_list_disks
+    case $BM_FITTING in
+        '') bm_refuse disk "BM402 no disk fits the selector $BM_SELECTOR; this machine has: ${BM_SEEN:-no disk}" ;;
+        *' '*) bm_refuse disk "BM402 several disks ($BM_FITTING) fit the selector $BM_SELECTOR; this machine has: $BM_SEEN" ;;
+    esac
+    BM_DISK=$BM_FITTING
+}
+
+# --- the gate: is this the machine, and may it be written
+BM_EXPECTED_MACS='52:54:00:12:34:56 52:54:00:12:34:57'
+BM_EXPECTED_UUID=00112233-4455-6677-8899-aabbccddeeff
+BM_EXPECTED_SERIAL=SAMPLE-1
+
+bm_look_at_machine() { # BM_MACS: JSON; bm_macs: words; BM_UUID and BM_SERIAL: as the firmware says, empty when it does not
+    bm_macs='' BM_MACS='' BM_UUID='' BM_SERIAL=''
+    for bm_dir in "$BM_SYS"/class/net/*; do
+        bm_mac=''
+        [ ! -r "$bm_dir/address" ] || read -r bm_mac <"$bm_dir/address" || :
+        case $bm_mac in ??:??:??:??:??:??) ;; *) continue ;; esac
+        [ "$bm_mac" != 00:00:00:00:00:00 ] || continue
+        bm_macs="$bm_macs $bm_mac"
+        BM_MACS="$BM_MACS,\"$bm_mac\""
+    done
+    BM_MACS="[${BM_MACS#,}]"
+    [ ! -r "$BM_SYS/class/dmi/id/product_uuid" ] || read -r BM_UUID <"$BM_SYS/class/dmi/id/product_uuid" || :
+    BM_UUID=$(printf '%s' "$BM_UUID" | tr A-F a-f | tr -cd '0-9a-f-')
+    [ ! -r "$BM_SYS/class/dmi/id/product_serial" ] || read -r BM_SERIAL <"$BM_SYS/class/dmi/id/product_serial" || :
+    BM_SERIAL=$(printf '%s' "$BM_SERIAL" | tr -cd '\40-\176' | tr -d '\042\134')
+}
+
+bm_check_identity() { # an answer file that reached another machine ends here
+    bm_look_at_machine
+    bm_known=''
+    for bm_mac in $BM_EXPECTED_MACS; do
+        case "$bm_macs " in *" $bm_mac "*) bm_known=yes ;; esac
+    done
+    [ -n "$bm_known" ] || bm_refuse identity "wrong machine: none of its MACs ($bm_macs) is one of $BM_EXPECTED_MACS"
+    if [ -n "$BM_EXPECTED_UUID" ] && [ -n "$BM_UUID" ] && [ "$BM_UUID" != "$BM_EXPECTED_UUID" ]; then
+        # Firmware and loaders disagree on the byte order of the first three groups.
+        bm_swapped=$(echo "$BM_UUID" | sed 's/^\(..\)\(..\)\(..\)\(..\)-\(..\)\(..\)-\(..\)\(..\)/\4\3\2\1-\6\5-\8\7/')
+        [ "$bm_swapped" = "$BM_EXPECTED_UUID" ] ||
+            bm_refuse identity "wrong machine: its UUID is $BM_UUID, not $BM_EXPECTED_UUID"
+    fi
+    if [ -n "$BM_EXPECTED_SERIAL" ] && [ -n "$BM_SERIAL" ] && [ "$BM_SERIAL" != "$BM_EXPECTED_SERIAL" ]; then
+        bm_refuse identity "wrong machine: its serial number is $BM_SERIAL, not $BM_EXPECTED_SERIAL"
+    fi
+}
+
+bm_ask_go() { # returns only with the permission to write; without BM_DISK it asks for the run, not yet for a disk
+    bm_left=${BM_GO_TRIES:-360}
+    while :; do
+        set -- "boot_id=$(bm_boot_id)" "macs=$BM_MACS" "uuid=$BM_UUID" "serial=$BM_SERIAL"
+        [ -z "$BM_DISK" ] || set -- "$@" "disks=$BM_DISKS" "disk=$BM_DISK"
+        bm_call install-started "$@"
+        case $BM_STATUS in
+            200) [ "$BM_REPLY" != go ] || return 0 ;;
+            000 | 429 | 5??) ;;
+            *)
+                echo "baremetal: refused ($BM_STATUS): powering off" >&2
+                bm_off
+                ;;
+        esac
+        bm_left=$((bm_left - 1))
+        if [ "$bm_left" -le 0 ]; then
+            echo "baremetal: no answer to the question whether to install: powering off" >&2
+            bm_off
+        fi
+        echo "baremetal: waiting for go ($BM_STATUS $BM_REPLY)" >&2
+        sleep "$BM_PAUSE"
+    done
+}
+
+bm_failed() { # STAGE MESSAGE ; tells that this errand has failed
+    echo "baremetal: $1: $2" >&2
+    bm_report "$BM_ERRAND-failed" "stage=$1" "message=$2"
+}
+
+bm_rest() { # the errand is done: whoever sent this machine here switches it off; if nobody does, it does so itself
+    sleep "${BM_REST:-900}"
+    bm_off
+}
+
+BM_PROC=${BM_PROC:-/proc}
+
+bm_plain() { # TEXT ; leaves it in bm_text, without what JSON would need escaped
+    bm_text=$(printf '%s' "$1" | tr -cd '\40-\176' | tr -d '\042\134')
+}
+
+bm_dmi() { # FILE ; a word of the firmware, in bm_text
+    bm_line=''
+    [ ! -r "$BM_SYS/class/dmi/id/$1" ] || read -r bm_line <"$BM_SYS/class/dmi/id/$1" || :
+    bm_plain "$bm_line"
+}
+
+bm_number() { # FILE ; its number in bm_value, or null; a NIC without a link answers "Invalid argument"
+    bm_value=$(cat "$1" 2>/dev/null)
+    case $bm_value in '' | *[!0-9]*) bm_value=null ;; esac
+}
+
+bm_list_nics() { # BM_NICS: JSON of the NICs that are hardware
+    BM_NICS=''
+    for bm_dir in "$BM_SYS"/class/net/*; do
+        [ -e "$bm_dir/device" ] && [ -r "$bm_dir/address" ] || continue
+        read -r bm_mac <"$bm_dir/address" || continue
+        case $bm_mac in ??:??:??:??:??:??) ;; *) continue ;; esac
+        bm_number "$bm_dir/speed"
+        bm_speed=$bm_value
+        bm_number "$bm_dir/carrier"
+        case $bm_value in 1) bm_link=true ;; 0) bm_link=false ;; *) bm_link=null ;; esac
+        BM_NICS="$BM_NICS,{\"name\":\"${bm_dir##*/}\",\"mac\":\"$bm_mac\",\"speed_mbps\":$bm_speed,\"link\":$bm_link}"
+    done
+    BM_NICS="[${BM_NICS#,}]"
+}
+
+bm_bmc_address() { # what the BMC says its own address is, where this system has ipmitool and a driver for it
+    command -v ipmitool >/dev/null 2>&1 || return 0
+    ipmitool lan print 2>/dev/null | sed -n 's/^IP Address  *: *\([0-9.][0-9.]*\)$/\1/p' | head -n 1
+}
+
+bm_inventory() { # BM_INVENTORY: JSON of everything but the disks
+    bm_list_nics
+    bm_cpus=$(grep -c '^processor' "$BM_PROC/cpuinfo")
+    bm_plain "$(sed -n 's/^model name[^:]*: *//p' "$BM_PROC/cpuinfo" | head -n 1)"
+    bm_cpu=$bm_text
+    bm_arch=$(uname -m)
+    [ "$bm_arch" != aarch64 ] || bm_arch=arm64
+    bm_kib=$(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' "$BM_PROC/meminfo")
+    bm_dmi sys_vendor
+    bm_vendor=$bm_text
+    bm_dmi product_name
+    BM_INVENTORY="{\"cpus\":${bm_cpus:-null},\"cpu\":\"$bm_cpu\",\"arch\":\"$bm_arch\",\"memory_mib\":$((${bm_kib:-0} / 1024)),"
+    BM_INVENTORY="$BM_INVENTORY\"nics\":$BM_NICS,\"bmc_address\":\"$(bm_bmc_address)\","
+    BM_INVENTORY="$BM_INVENTORY\"vendor\":\"$bm_vendor\",\"product\":\"$bm_text\"}"
+}
+
+bm_check_identity
+bm_list_disks
+bm_inventory
+bm_report inspect-complete "macs=$BM_MACS" "uuid=$BM_UUID" "serial=$BM_SERIAL" "disks=$BM_DISKS" "inventory=$BM_INVENTORY" || bm_off
+echo "baremetal: inspected: $BM_SEEN" >&2
+bm_rest
