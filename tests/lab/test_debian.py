@@ -10,7 +10,9 @@ from baremetal.lab.debian import fetch_installer, find_mirror
 from baremetal.lab.mirror import CachingMirror
 from baremetal.lab.rack import available
 from baremetal.lab.udebs import SUITE, build_suite
+from tests.evidence import record
 from tests.lab.debian_rig import MAC, cache_folder, debian_run
+from tests.unit.netboot.shipped import shipped
 
 pytestmark = pytest.mark.lab
 
@@ -61,3 +63,4 @@ def test_complete_install_reaches_first_boot(tmp_path: Path) -> None:
             assert all(at_s < complete.at_s for at_s in starts), (
                 "the installed system's machine asked the network"
             )
+    record(shipped()["debian13"], "booted", "docs/evidence/debian13, a complete install under QEMU")
