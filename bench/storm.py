@@ -22,7 +22,7 @@ SERVERS = 1000
 ARRIVE_S = 10.0
 PROFILE = "centos7"
 KERNEL, INITRD = "images/pxeboot/vmlinuz", "images/pxeboot/initrd.img"
-SETTINGS = "[bmc]\nobserve_interval_s = 0\n"
+SETTINGS = "[bmc]\nobserve_interval_s = 0\n[deploy]\nmax_concurrent = 0\n"
 BOUND_S = 0.25
 
 
