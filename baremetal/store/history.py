@@ -9,13 +9,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select
+from sqlalchemy import bindparam, delete, func, insert, select
 
 from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.model import Server
 from baremetal.store.codec import decode_event, decode_life, dump, load
-from baremetal.store.database import Prepared
+from baremetal.store.connection import Connection, Prepared
 from baremetal.store.part import Part
 from baremetal.store.records import HistoryEntry, Observed
 from baremetal.store.tables import HISTORY, micros, moment

@@ -15,12 +15,12 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from baremetal.errors import Conflict, Unknown
 from baremetal.lifecycle.model import PowerState
 from baremetal.store.codec import decode_life, dump, encode_life, load
-from baremetal.store.database import Prepared
+from baremetal.store.connection import Connection, Prepared
 from baremetal.store.history import append, audit
 from baremetal.store.part import Part
 from baremetal.store.records import Credentials, Facts, HistoryEntry, NewServer, ServerRecord

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, func, or_, select, update
+from sqlalchemy import and_, bindparam, case, func, or_, select, update
 
 from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Event
 from baremetal.lifecycle.model import Server
 from baremetal.store.codec import encode_event, encode_life
-from baremetal.store.database import Database, Prepared
+from baremetal.store.connection import Connection, Prepared
+from baremetal.store.database import Database
 from baremetal.store.history import append
 from baremetal.store.inventories import keep_inventory
 from baremetal.store.part import Part

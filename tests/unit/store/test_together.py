@@ -12,7 +12,7 @@ import pytest
 
 from baremetal.errors import Conflict, Unavailable, Unknown
 from baremetal.lifecycle.model import ProvisionState, Verb
-from baremetal.store.database import Prepared
+from baremetal.store.connection import Connection, Prepared
 from baremetal.store.store import Store
 from tests.unit.store.fleet import NOW, ask, new, submit
 
@@ -137,7 +137,7 @@ def test_a_commit_that_fails_undoes_all(url: str, store: Store, monkeypatch: pyt
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store._db._engine.dialect, "do_commit", fail)
+        patch.setattr(Connection, "commit", fail)
         with pytest.raises(Unavailable, match="disk I/O"):
             deploy_together(store, ids, [])
     assert [store.server(server_id).life.run for server_id in ids] == [None] * 3
