@@ -7,15 +7,12 @@ fraction. Knows no lock, no fault, and neither when a transaction begins nor whe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar, overload
+from typing import Any
 
 import sqlalchemy
-from sqlalchemy import CursorResult, Dialect, Executable
+from sqlalchemy import Dialect, Executable
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
-from sqlalchemy.sql.selectable import TypedReturnsRows
-
-T = TypeVar("T", bound=tuple[Any, ...])
 
 
 class Connection:
@@ -42,12 +39,8 @@ class Connection:
         self.is_librarys = True
         return self._library
 
-    @overload
-    def execute(self, statement: TypedReturnsRows[T], parameters: Any = None) -> CursorResult[T]: ...
-    @overload
-    def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]: ...
-    def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]:
-        """Run a statement the library's way."""
+    def execute(self, statement: Executable, parameters: Any = None) -> Any:
+        """Run a statement the library's way, and return its result."""
         return self.library.execute(statement, parameters)
 
     @property

@@ -144,7 +144,8 @@ class History(Part):
     def last_history_id(self) -> int:
         """Return the id of the newest entry, 0 before there is one."""
         with self._db.read() as connection:
-            return connection.execute(_LAST).scalar() or 0
+            last: int | None = connection.execute(_LAST).scalar()
+        return last or 0
 
     def last_history_at(self) -> datetime | None:
         """Return when the newest entry was written, None before there is one."""
@@ -165,11 +166,10 @@ class History(Part):
         dropped = 0
         while True:
             with self._db.write() as connection:
-                done = connection.execute(
-                    delete(HISTORY).where(HISTORY.c.id.in_(oldest)), {"before": micros(before)}
-                )
-            dropped += done.rowcount
-            if done.rowcount < _BATCH:
+                stale = delete(HISTORY).where(HISTORY.c.id.in_(oldest))
+                now: int = connection.execute(stale, {"before": micros(before)}).rowcount
+            dropped += now
+            if now < _BATCH:
                 return dropped
 
 

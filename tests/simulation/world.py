@@ -458,7 +458,7 @@ class FaultyStore:
         event: Event,
         at: datetime,
         **more: Any,
-    ) -> HistoryEntry | None:
+    ) -> list[HistoryEntry]:
         world = self._world
         world.check_alive(self._alive)
         world.maybe_die()
@@ -467,13 +467,13 @@ class FaultyStore:
         if fault and world.rng.random() < 0.5:
             raise Unavailable("the database failed before the commit")
         world.writes += 1
-        entry = self._store.commit(server_id, before, decision, event, at, **more)
-        if entry is not None:
+        entries = self._store.commit(server_id, before, decision, event, at, **more)
+        if entries:
             world.watch.committed(before, decision, event, at)
         if fault:
             raise Unavailable("the connection was lost after the commit")
         world.maybe_die()
-        return entry
+        return entries
 
     def after_commit(self, call: Callable[[], None]) -> None:
         self._store.after_commit(call)
