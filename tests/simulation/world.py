@@ -424,7 +424,11 @@ def _unforgiving(attend: Callable[[str, datetime], float]) -> Callable[[str, dat
     return watched
 
 
-_READS = frozenset({"due", "next_due", "server", "run", "find_boot", "credentials", "bmc_memo", "history"})
+# What moves nothing that is due: reads, and notes beside the decisions.
+_READS = frozenset(
+    {"due", "next_due", "server", "find_server", "run", "find_boot", "credentials", "bmc_memo", "history"}
+    | {"observe", "save_bmc_memo", "saw_unknown", "add_log"}
+)
 
 
 class FaultyStore:
