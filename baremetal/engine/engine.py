@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import structlog
@@ -260,7 +260,7 @@ class Engine:
     def converse(self, record: ServerRecord, stack: ExitStack) -> BmcDriver:
         """Open the server's BMC conversation; it ends with the stack. Raises BmcError."""
         user, password = self.store.credentials(record.id)
-        url = BmcUrl.parse(record.facts.bmc)
+        url = _bmc_url(record.facts.bmc)
         return stack.enter_context(
             self._conversations.open(url, BmcCredentials(user, password), record.facts.quirks)
         )
@@ -388,6 +388,10 @@ def _failure(error: BmcError | LoginError | Invalid, run: Run, fence: int) -> Fa
     pauses = isinstance(error, BmcError) and error.kind is BmcErrorKind.BREAKER
     wait = (error.retry_after_s or 0.0) if isinstance(error, BmcError) else 0.0
     return Failed(run.number, run.step, fence, text, error.transient, retry_after_s=wait, pauses=pauses)
+
+
+# What is stored carries no credentials, so that nothing secret is kept here.
+_bmc_url = lru_cache(maxsize=2048)(BmcUrl.parse)
 
 
 def _crash_point(run: Run, action: Action, side: str) -> None:

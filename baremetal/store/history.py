@@ -238,6 +238,6 @@ def _entry(row: Sequence[Any]) -> HistoryEntry:
         after,
         outcome,
         None if event is None else load(event),
-        load(data),
+        load(data) if data != "{}" else {},
         fence,
     )
