@@ -7,6 +7,7 @@ fraction. Knows no lock, no fault, and neither when a transaction begins nor whe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy
@@ -83,23 +84,43 @@ class Prepared:
         """`values`: the columns that an INSERT or UPDATE takes from its parameters."""
         self._statement = statement
         self._values = tuple(values)
-        self._compiled: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._compiled: dict[str, tuple[str, Take]] = {}
 
     def run(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
         """Execute, and return the driver's cursor."""
-        text, constants = self._compiled.get(connection.dialect) or self._compile(connection.dialect)
-        return connection.driver.execute(text, {**constants, **parameters} if constants else parameters)
+        text, take = self._compiled.get(connection.dialect) or self._compile(connection.dialect)
+        return connection.driver.execute(text, take(parameters))
 
-    def _compile(self, dialect: str) -> tuple[str, dict[str, Any]]:
+    def _compile(self, dialect: str) -> tuple[str, Take]:
+        # by place, because SQLite's driver looks each name up anew whenever a statement runs
         compiled = self._statement.compile(
-            dialect=_DIALECTS[dialect](paramstyle="named" if dialect == "sqlite" else "pyformat"),
+            dialect=_DIALECTS[dialect](paramstyle="qmark" if dialect == "sqlite" else "pyformat"),
             column_keys=self._values or None,
         )
         constants = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
-        self._compiled[dialect] = (str(compiled), constants)
+        names = compiled.positiontup
+        self._compiled[dialect] = str(compiled), _taker(constants, None if names is None else tuple(names))
         return self._compiled[dialect]
 
 
+def _taker(constants: Mapping[str, Any], names: tuple[str, ...] | None) -> Take:
+    """Return the function that makes what the driver takes: the values in the order of `names`, or all by name."""
+
+    def whole(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**constants, **parameters} if constants else parameters
+
+    if names is None:
+        return whole
+    if not names:
+        return lambda _: ()
+    if len(names) == 1:
+        (only,) = names
+        return lambda parameters: (whole(parameters)[only],)
+    in_order = itemgetter(*names)
+    return (lambda parameters: in_order(whole(parameters))) if constants else in_order
+
+
+Take = Callable[[Mapping[str, Any]], Any]
 _DIALECTS: Mapping[str, Callable[..., Dialect]] = {
     "sqlite": SQLiteDialect_pysqlite,
     "postgresql": PGDialect_psycopg,
