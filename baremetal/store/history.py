@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import bindparam, delete, func, insert, select
+from sqlalchemy import bindparam, delete, false, func, insert, select
 
 from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.decide import decide
@@ -128,16 +129,16 @@ class History(Part):
         newest: bool = False,
     ) -> list[HistoryEntry]:
         """Return entries with an id above `after`, oldest first: the first `limit`, or with `newest` the last."""
-        asked = select(HISTORY).where(HISTORY.c.id > after).limit(limit)
-        asked = asked.order_by(HISTORY.c.id.desc() if newest else HISTORY.c.id)
+        wanted: dict[str, Any] = {"after": after, "most": limit}
         if server_id is not None:
-            asked = asked.where(HISTORY.c.server_id == server_id)
-        if kinds is not None:
-            asked = asked.where(HISTORY.c.kind.in_(sorted(kinds)))
+            wanted["server"] = server_id
         if run is not None:
-            asked = asked.where(HISTORY.c.run == run)
+            wanted["run"] = run
+        some = None if kinds is None else sorted(kinds)
+        wanted |= {_kind(number): kind for number, kind in enumerate(some or ())}
+        asked = _entries(server_id is not None, None if some is None else len(some), run is not None, newest)
         with self._db.read() as connection:
-            rows = connection.execute(asked).all()
+            rows = asked.run(connection, wanted).fetchall()
         entries = [_entry(row) for row in rows]
         return entries[::-1] if newest else entries
 
@@ -171,6 +172,25 @@ class History(Part):
             dropped += now
             if now < _BATCH:
                 return dropped
+
+
+@lru_cache(maxsize=64)
+def _entries(of_server: bool, kinds: int | None, of_run: bool, newest: bool) -> Prepared:
+    """Return the statement that reads entries, narrowed as is said: there are few combinations."""
+    asked = select(HISTORY).where(HISTORY.c.id > bindparam("after")).limit(bindparam("most"))
+    asked = asked.order_by(HISTORY.c.id.desc() if newest else HISTORY.c.id)
+    if of_server:
+        asked = asked.where(HISTORY.c.server_id == bindparam("server"))
+    if kinds is not None:
+        named: list[Any] = [bindparam(_kind(number)) for number in range(kinds)]
+        asked = asked.where(HISTORY.c.kind.in_(named) if named else false())
+    if of_run:
+        asked = asked.where(HISTORY.c.run == bindparam("run"))
+    return Prepared(asked)
+
+
+def _kind(number: int) -> str:
+    return f"kind_{number}"
 
 
 def audit(
