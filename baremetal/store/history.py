@@ -232,8 +232,9 @@ def fold(entries: Sequence[HistoryEntry], initial: Server) -> Server:
     server = initial
     for entry in entries:
         if entry.kind == "decision" and entry.event is not None:
-            fence = server.fence if entry.fence is None else entry.fence
-            server = decide(amend(server, fence=fence), decode_event(entry.event), entry.at).server
+            if entry.fence not in (None, server.fence):
+                server = amend(server, fence=entry.fence)
+            server = decide(server, decode_event(entry.event), entry.at).server
     return server
 
 
