@@ -13,10 +13,12 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from typing import TextIO
+from typing import Any, Self, TextIO
 
+import prometheus_client
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.process_collector import ProcessCollector
 from structlog.types import EventDict, Processor, WrappedLogger
 
@@ -31,9 +33,13 @@ _SECRET_KEY = re.compile(
     re.IGNORECASE,
 )
 
-_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
+# Each shape stands behind words without one of which it cannot match: most texts hold none, and a word is found much
+# faster than a shape. They are looked for in the folded text, which takes as equal whatever letters a shape does that
+# ignores case; only the dotless i it does not, which is why no word holds an i.
+_SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
     # -----BEGIN OPENSSH PRIVATE KEY----- … (cut off or whole)
     (
+        ("-----begin",),
         re.compile(
             r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
         ),
@@ -41,13 +47,18 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     # scheme://user:password@host; for a BMC's URL up to the last @, because passwords carry anything. Machines upload
     # such texts, so no shape may take more than a bounded look ahead from where it begins.
-    (re.compile(r"\b((?:ipmi|sim|redfish(?:\+https?)?)://[^\s:/@]{0,256}):\S{1,512}@"), rf"\1:{MASK}@"),
-    (re.compile(r"(://[^\s:/@]{0,256}):[^\s/@]{1,512}@"), rf"\1:{MASK}@"),
+    (
+        ("://",),
+        re.compile(r"\b((?:ipmi|sim|redfish(?:\+https?)?)://[^\s:/@]{0,256}):\S{1,512}@"),
+        rf"\1:{MASK}@",
+    ),
+    (("://",), re.compile(r"(://[^\s:/@]{0,256}):[^\s/@]{1,512}@"), rf"\1:{MASK}@"),
     # the two tokens of a run, wherever their URL is printed
-    (re.compile(r"(/(?:answer|callback)/)[^/\s?#\"']+"), rf"\1{MASK}"),
-    (re.compile(r"\b(bearer\s+)[A-Za-z0-9._~+/=-]+", re.IGNORECASE), rf"\1{MASK}"),
+    (("/answer/", "/callback/"), re.compile(r"(/(?:answer|callback)/)[^/\s?#\"']+"), rf"\1{MASK}"),
+    (("bearer",), re.compile(r"\b(bearer\s+)[A-Za-z0-9._~+/=-]+", re.IGNORECASE), rf"\1{MASK}"),
     # password=…, "token": "…", --password …; not the word in a sentence
     (
+        ("passw", "passphrase", "secret", "token", "key"),
         re.compile(
             r"((?:\b|[\w-])(?:password|passwd|passphrase|secret|token|api[_-]?key)[\"']?\s*(?:=|(?<=[\"']):)\s*)"
             r"(\"[^\"]*\"|'[^']*'|[^\s,;&)}\]]+)",
@@ -55,16 +66,24 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         rf"\1{MASK}",
     ),
-    (re.compile(r"((?:^|\s)--?(?:password|passwd|token|secret)\s+)[^\s-]\S*", re.IGNORECASE), rf"\1{MASK}"),
+    (
+        ("passw", "secret", "token"),
+        re.compile(r"((?:^|\s)--?(?:password|passwd|token|secret)\s+)[^\s-]\S*", re.IGNORECASE),
+        rf"\1{MASK}",
+    ),
     # crypt(3) hashes, as in rootpw or user-password-crypted
-    (re.compile(r"\$(?:1|2[abxy]|5|6|7|y|gy)\$[./A-Za-z0-9$=,]+"), MASK),
+    (("$",), re.compile(r"\$(?:1|2[abxy]|5|6|7|y|gy)\$[./A-Za-z0-9$=,]+"), MASK),
 )
 
 
 def redact_text(text: str) -> str:
     """Mask what looks like a secret in `text`: URL passwords, run tokens, bearer tokens, keys, hashes, `password=…`."""
-    for shape, mask in _SHAPES:
-        text = shape.sub(mask, text)
+    folded = text.casefold()
+    for words, shape, mask in _SHAPES:
+        for word in words:
+            if word in folded:
+                text = shape.sub(mask, text)
+                break
     return text
 
 
@@ -175,6 +194,32 @@ def logger(name: str) -> structlog.stdlib.BoundLogger:
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
+
+
+class _Remembering(MetricWrapperBase):
+    """A metric that finds the child for labels it has seen before without taking the library's lock for it.
+
+    Children are never removed from such a metric.
+    """
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._found: dict[tuple[str, ...], Self] = {}
+
+    def labels(self, *values: str) -> Self:  # type: ignore[override]
+        found = self._found.get(values)
+        if found is None:
+            found = self._found[values] = super().labels(*values)
+        return found
+
+
+class Counter(_Remembering, prometheus_client.Counter):
+    pass
+
+
+class Histogram(_Remembering, prometheus_client.Histogram):
+    pass
+
 
 SERVERS = Gauge("baremetal_servers", "Servers under care, by provision state.", ["state"], registry=REGISTRY)
 TRANSITIONS = Counter(

@@ -127,10 +127,10 @@ class SimDriver(IpmiDriver):
                 bmc.fired["delay"] += 1
                 took_s += bmc.rng.random() * 2 * knobs.delay
             try:
-                if bmc.chance("loss"):
+                if knobs.loss and bmc.chance("loss"):
                     raise Silence
                 answer = ask()
-                if bmc.chance("loss") or bmc.chance("malformed") or took_s > left_s:
+                if (knobs.loss and bmc.chance("loss")) or bmc.chance("malformed") or took_s > left_s:
                     raise Silence
             except Silence:
                 wait_s = min(wait_s, left_s)

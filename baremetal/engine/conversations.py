@@ -8,7 +8,6 @@ back then. Its own refusals send no packet.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import threading
 import time
@@ -329,7 +328,7 @@ class Conversations:
     def _fingerprint(self, identity: str, account: BmcCredentials) -> str:
         """Name credentials without giving them away: keyed, so that a stolen database cannot be searched for them."""
         text = f"{identity}\0{account.user}\0{account.password}"
-        return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._secret, text.encode(), "sha256").hex()
 
 
 class _Watched:

@@ -8,12 +8,12 @@ sleeps out no budget; what it knows it reads from the store each time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import structlog
@@ -37,7 +37,7 @@ from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.decision import Decision, Outcome, Reply
 from baremetal.lifecycle.events import Did, Event, Failed, Heard, Intended, Overdue
-from baremetal.lifecycle.model import BootMode, PowerState, Run, Verb
+from baremetal.lifecycle.model import BootMode, PowerState, Run, Server, Verb
 from baremetal.lifecycle.moves import owed
 from baremetal.lifecycle.table import edges
 from baremetal.store.records import HistoryEntry, RunRecord, ServerRecord
@@ -94,12 +94,16 @@ class Engine:
         begin: Begin | None = None,
         facts: Mapping[str, Any] | None = None,
         known: ServerRecord | None = None,
+        power: PowerState | None = None,
+        hold: Hold | None = None,
     ) -> Decision:
         """Decide and commit; the decision that was recorded is returned. Then the server's turn is nudged.
 
         A lost guard means that someone moved first: everything is loaded and decided again. `known` spares the first
         load where the caller has just read the server; should it be stale, the guard tells. `facts` go to the run's
-        record only with a decision that changes something. Raises Unknown, Unavailable.
+        record only with a decision that changes something. `power` is what was seen on the way, and is noted in the
+        same transaction. `hold` is the caller's reservation, given back with a decision that leaves it nothing to do.
+        Raises Unknown, Unavailable.
         """
         for _ in range(GUARD_TRIES):
             record = known or self.store.server(server_id)
@@ -107,7 +111,8 @@ class Engine:
             at = self.now()
             decision = decide(record.life, event, at)
             _assert_edge(record, decision)
-            entry = self.store.commit(
+            frees = hold is not None and hold.ends_with(record.life, decision, at)
+            entries = self.store.commit(
                 record.id,
                 record.life,
                 decision,
@@ -115,17 +120,22 @@ class Engine:
                 at,
                 begin=_run_record(record, decision, begin, at),
                 facts=_run_facts(event, decision, facts, at),
+                power=power,
+                frees=frees,
             )
-            if entry is None:
+            if not entries:
                 continue
-            self.store.after_commit(partial(self._announce, record, decision, entry))
+            if hold is not None and frees:
+                hold.is_over = True
+            self.store.after_commit(partial(self._announce, record, decision, entries))
             return decision
         raise Unavailable(f"the record changed {GUARD_TRIES} times while one event was being decided")
 
-    def _announce(self, record: ServerRecord, decision: Decision, entry: HistoryEntry) -> None:
+    def _announce(self, record: ServerRecord, decision: Decision, entries: Sequence[HistoryEntry]) -> None:
         """Tell everybody who waits for it that a decision is committed."""
-        self._tell(entry)
-        _count(record, decision, entry.at)
+        for entry in entries:
+            self._tell(entry)
+        _count(record, decision, entries[-1].at)
         if decision.action is not None and decision.outcome is Outcome.CHANGED:
             self.nudge(record.id)
 
@@ -162,6 +172,7 @@ class Engine:
         fence = self.store.reserve(server_id, at + RESERVATION, at)
         if fence is None:
             return
+        hold = Hold(fence)
         try:
             # Nobody held, aborted or switched maintenance in between, or the fence would have been raised twice; of
             # whatever else happened meanwhile the guard of the first commit tells.
@@ -170,18 +181,13 @@ class Engine:
             else:
                 record = self.store.server(server_id)
             with ExitStack() as stack:
-                self._work(record, fence, stack)
+                self._work(record, hold, stack)
         finally:
-            self._give_back(server_id, fence)
-
-    def saw_power(self, server_id: str, power: PowerState) -> None:
-        """Note the power state that was read; a change goes into the history as an observation."""
-        entry = self.store.set_power(server_id, power, self.now())
-        if entry is not None:
-            self._tell(entry)
+            if not hold.is_over:
+                self._give_back(server_id, fence)
 
     def saw_powers(self, seen: Mapping[str, PowerState]) -> None:
-        """Note many servers' power states at once, in the same way."""
+        """Note the power states that were read; a change goes into the history as an observation."""
         for entry in self.store.set_powers(seen, self.now()):
             self._tell(entry)
 
@@ -254,7 +260,7 @@ class Engine:
     def converse(self, record: ServerRecord, stack: ExitStack) -> BmcDriver:
         """Open the server's BMC conversation; it ends with the stack. Raises BmcError."""
         user, password = self.store.credentials(record.id)
-        url = BmcUrl.parse(record.facts.bmc)
+        url = _bmc_url(record.facts.bmc)
         return stack.enter_context(
             self._conversations.open(url, BmcCredentials(user, password), record.facts.quirks)
         )
@@ -277,10 +283,10 @@ class Engine:
         with self._lock:
             self._turning.pop(server_id, None)
 
-    def _work(self, record: ServerRecord, fence: int, stack: ExitStack) -> None:
-        server_id = record.id
+    def _work(self, record: ServerRecord, hold: Hold, stack: ExitStack) -> None:
+        server_id, fence = record.id, hold.fence
         bmc: BmcDriver | None = None
-        while not self._stopping:
+        while not self._stopping and not hold.is_over:
             run, action = record.life.run, owed(record.life)
             if run is None or action is None or record.life.fence != fence or not self._is_due(record):
                 return
@@ -300,12 +306,11 @@ class Engine:
                     return
                 continue
             except (BmcError, LoginError, Invalid) as error:
-                self.submit(server_id, _failure(error, run, fence), known=permit.record)
+                self.submit(server_id, _failure(error, run, fence), known=permit.record, hold=hold)
                 return
-            if seen.power is not None and seen.power is not record.power_state:
-                self.saw_power(server_id, seen.power)
+            power = seen.power if seen.power is not record.power_state else None
             did = Did(run.number, run.step, fence, wrote=seen.wrote, power=seen.power, seen=seen.text)
-            decision = self.submit(server_id, did, known=permit.record)
+            decision = self.submit(server_id, did, known=permit.record, power=power, hold=hold)
             _crash_point(run, action, "after")
             record = amend(record, life=decision.server, power_state=seen.power or record.power_state)
 
@@ -325,6 +330,26 @@ class Engine:
         if known is None:
             raise LoginError("the record of the run that is deployed is gone", transient=False)
         return self._locate(record, known)
+
+
+class Hold:
+    """A turn's reservation. `is_over`: the turn's last commit has given it back."""
+
+    __slots__ = ("fence", "is_over")
+
+    def __init__(self, fence: int) -> None:
+        self.fence = fence
+        self.is_over = False
+
+    def ends_with(self, before: Server, decision: Decision, at: datetime) -> bool:
+        """Whether this is a turn's last decision, so that the reservation may go with it: nothing is left to be done
+        now, or not under this fence.
+        """
+        if decision.outcome is not Outcome.CHANGED or before.fence != self.fence:
+            return False
+        run = decision.server.run
+        waits = run is not None and run.retry_at is not None and run.retry_at > at
+        return waits or decision.action is None or decision.server.fence != self.fence
 
 
 class _Permit:
@@ -363,6 +388,10 @@ def _failure(error: BmcError | LoginError | Invalid, run: Run, fence: int) -> Fa
     pauses = isinstance(error, BmcError) and error.kind is BmcErrorKind.BREAKER
     wait = (error.retry_after_s or 0.0) if isinstance(error, BmcError) else 0.0
     return Failed(run.number, run.step, fence, text, error.transient, retry_after_s=wait, pauses=pauses)
+
+
+# What is stored carries no credentials, so that nothing secret is kept here.
+_bmc_url = lru_cache(maxsize=2048)(BmcUrl.parse)
 
 
 def _crash_point(run: Run, action: Action, side: str) -> None:

@@ -39,6 +39,7 @@ class SteadyClock:
     ) -> None:
         self._monotonic = monotonic
         self._zero_at = wall() - timedelta(seconds=monotonic())
+        self._last: tuple[float, datetime] | None = None
 
     @classmethod
     def resume(
@@ -66,7 +67,13 @@ class SteadyClock:
         return clock
 
     def __call__(self) -> datetime:
-        return self._zero_at + timedelta(seconds=self._monotonic())
+        seconds, last = self._monotonic(), self._last
+        # A virtual clock is asked many times before it moves.
+        if last is not None and last[0] == seconds:
+            return last[1]
+        at = self._zero_at + timedelta(seconds=seconds)
+        self._last = seconds, at
+        return at
 
 
 def host_boot() -> str:

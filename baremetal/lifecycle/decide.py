@@ -175,7 +175,7 @@ def _intended(server: Server, event: Intended, now: datetime) -> Decision:
     if run.deadline is not None and now >= run.deadline:
         return noop(server, f"{step.name}: the deadline has passed, the write was not sent")
     if not isinstance(step.action, EnsurePower):
-        return changed(server, server.with_run(trouble=""), f"intends {owed(server)}")
+        return changed(server, server, f"intends {owed(server)}", run=amend(run, trouble=""))
     # a write that seems to be ahead of us was made before the clock was set back
     recent = tuple(at for at in server.power_writes if timedelta(0) <= now - at < HOUR)
     if run.power_writes >= run.limits.power_writes_per_step:
@@ -193,10 +193,10 @@ def _intended(server: Server, event: Intended, now: datetime) -> Decision:
         again = enter(server.with_run(attempt=run.attempt + 1), workflow(run).index("pxe"), now)
         note = "the boot flags are too old to trust; setting them again before power on"
         return changed(server, again, note)
-    after = amend(server, power_writes=(*recent, now)).with_run(
-        power_writes=run.power_writes + 1, power_on_intended=run.power_on_intended or netboot_on
+    intended = amend(
+        run, power_writes=run.power_writes + 1, power_on_intended=run.power_on_intended or netboot_on
     )
-    return changed(server, after, f"intends {step.action}")
+    return changed(server, server, f"intends {step.action}", power_writes=(*recent, now), run=intended)
 
 
 def _did(server: Server, event: Did, now: datetime) -> Decision:

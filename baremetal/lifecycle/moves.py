@@ -7,6 +7,7 @@ cause it (`decide.py`, `news.py`).
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from baremetal.lifecycle.actions import Action, EnsureBootDevice
 from baremetal.lifecycle.amend import amend
@@ -36,6 +37,11 @@ def current_step(server: Server) -> Step | None:
 
 def enter(server: Server, index: int, now: datetime) -> Server:
     """Return the server standing at a step of its run (or closing row), its deadline set, its counters clean."""
+    return amend(server, **_standing_at(server, index, now))
+
+
+def _standing_at(server: Server, index: int, now: datetime) -> dict[str, Any]:
+    """Return what changes of the server when it enters a step."""
     run = server.run
     assert run is not None
     flow = workflow(run)
@@ -45,22 +51,18 @@ def enter(server: Server, index: int, now: datetime) -> Server:
     paused = server.paused
     if server.maintenance:
         deadline, paused = None, timedelta(seconds=budget)
-    return amend(
-        server,
-        state=step.state,
-        paused=paused,
-        run=amend(
-            run,
-            step=index,
-            entered=now,
-            deadline=deadline,
-            retry_at=None,
-            postponed_s=0.0,
-            tries=0,
-            power_writes=0,
-            trouble="",
-        ),
+    standing = amend(
+        run,
+        step=index,
+        entered=now,
+        deadline=deadline,
+        retry_at=None,
+        postponed_s=0.0,
+        tries=0,
+        power_writes=0,
+        trouble="",
     )
+    return {"state": step.state, "paused": paused, "run": standing}
 
 
 def advance(before: Server, server: Server, note: str, now: datetime) -> Decision:
@@ -72,7 +74,7 @@ def advance(before: Server, server: Server, note: str, now: datetime) -> Decisio
         return _end(before, server, FAILS_TO[server.state], run.closing, note)
     for index in range(run.step + 1, len(flow.steps)):
         if not _is_settled(flow.steps[index], run):
-            return changed(before, enter(server, index, now), note)
+            return changed(before, server, note, **_standing_at(server, index, now))
     return _end(before, server, flow.ends, "", note)
 
 
@@ -138,8 +140,9 @@ def _end(before: Server, server: Server, state: ProvisionState, reason: str, not
     return changed(before, ended, f"{note}; now {state}" if not reason else f"{note}")
 
 
-def changed(before: Server, after: Server, note: str) -> Decision:
-    after = amend(after, generation=before.generation + 1)
+def changed(before: Server, after: Server, note: str, **more: Any) -> Decision:
+    """Decide for `after`, with `more` of its fields changed."""
+    after = amend(after, generation=before.generation + 1, **more)
     return Decision(after, owed(after), note)
 
 

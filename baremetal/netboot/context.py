@@ -144,10 +144,13 @@ def merge_variables(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+_LEAVES = frozenset({str, int, bool, float, type(None)})
+
+
 def check_plain(value: Any, path: str = "", depth: int = 0) -> None:
     """Raise Invalid unless a value is made of text, numbers, yes/no, None, lists and dicts only, to the last leaf."""
     kind = type(value)
-    if kind is str or kind is int or kind is bool or value is None or kind is float:
+    if kind in _LEAVES:
         return
     if depth >= _DEPTH:
         raise Invalid(f"{path}: nested more than {_DEPTH} deep", variable=path)
@@ -155,9 +158,11 @@ def check_plain(value: Any, path: str = "", depth: int = 0) -> None:
         for key, item in value.items():
             if type(key) is not str:
                 raise Invalid(f"{path}: a key is not text", variable=path)
-            check_plain(item, f"{path}.{key}" if path else key, depth + 1)
+            if type(item) not in _LEAVES:  # asked here too: most values are leaves, and need no path
+                check_plain(item, f"{path}.{key}" if path else key, depth + 1)
     elif kind is list:
         for at, item in enumerate(value):
-            check_plain(item, f"{path}[{at}]", depth + 1)
+            if type(item) not in _LEAVES:
+                check_plain(item, f"{path}[{at}]", depth + 1)
     else:
         raise Invalid(f"{path} is a {kind.__name__}: templates see plain values only", variable=path)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from baremetal.errors import Conflict, Unknown
 from baremetal.store.codec import dump, load
-from baremetal.store.database import Prepared
+from baremetal.store.connection import Prepared
 from baremetal.store.history import audit
 from baremetal.store.part import Part
 from baremetal.store.records import BmcMemoRecord, TokenRecord

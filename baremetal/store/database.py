@@ -11,23 +11,22 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Engine, Table, create_engine, event, pool
+from sqlalchemy import Engine, Table, create_engine, event, pool
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from baremetal.errors import Invalid, Unavailable
+from baremetal.store.connection import Connection
 from baremetal.store.tables import METADATA
 
 WAIT_S = 30.0
@@ -52,14 +51,16 @@ class Database:
                 fix="use a Python built with SQLite 3.35 or newer",
             )
         self.dialect = where.get_backend_name()
-        self._lock: _RLock | None = threading.RLock() if self.dialect == "sqlite" else None
+        self._lock: _RLock = threading.RLock() if self.dialect == "sqlite" else None
         self._kept: Connection | None = None
         self._idle: list[Connection] = []
         self._open = _Open()
         if self.dialect == "sqlite" and where.database in (None, "", ":memory:"):
             self._engine = _memory_engine()
-            self._kept = self._engine.connect()
+            self._kept = Connection(self._engine.connect())
             _create_in_memory(self._kept)
+            self._reading = _MemoryDoor(self._kept, self._lock, writes=False)
+            self._writing = _MemoryDoor(self._kept, self._lock, writes=True)
         elif self.dialect == "sqlite":
             _create_file(Path(str(where.database)))
             self._engine = create_engine(
@@ -83,20 +84,20 @@ class Database:
         if self._open.group is not None:
             return _Joined(self._open.group, writes=False)
         if self._kept is not None:
-            return _Door(self._the_one, _keep, self._lock, None)
+            return self._reading
         if self.dialect == "sqlite":
             return _Door(self._take, self._give_back, None, None)
-        return _Door(self._reader.connect, Connection.close, None, None)
+        return _Door(lambda: Connection(self._reader.connect()), Connection.close, None, None)
 
     def write(self) -> AbstractContextManager[Connection]:
         """Open the database for one transaction: committed at the end of the block, rolled back by any exception."""
         if self._open.group is not None:
             return _Joined(self._open.group, writes=True)
         if self._kept is not None:
-            return _Door(self._the_one, _keep, self._lock, _begin_in_memory)
+            return self._writing
         if self.dialect == "sqlite":
             return _Door(self._take, self._give_back, self._lock, _begin_in_file)
-        return _Door(self._engine.connect, Connection.close, None, _begin_postgresql)
+        return _Door(lambda: Connection(self._engine.connect()), Connection.close, None, _begin_postgresql)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -138,12 +139,6 @@ class Database:
             self._reader = self._engine = _closed_engine()
             self._pool = self._engine.pool
 
-    def _the_one(self) -> Connection:
-        assert self._kept is not None
-        if self._kept.closed:
-            raise Unavailable("the database is closed")
-        return self._kept
-
     # Checking a connection out of the library's pool and back in costs more than most statements, so those of a file
     # stay out of it between uses. They are at most as many as threads were ever busy here at once.
 
@@ -154,10 +149,10 @@ class Database:
         try:
             return self._idle.pop()
         except IndexError:
-            return self._engine.connect()
+            return Connection(self._engine.connect())
 
     def _give_back(self, connection: Connection) -> None:
-        if connection.engine.pool is self._pool and not connection.invalidated:
+        if connection.pool is self._pool and connection.is_usable:
             self._idle.append(connection)
         else:
             connection.close()
@@ -187,7 +182,7 @@ class _Door:
 
     def __enter__(self) -> Connection:
         if self._lock is not None and not self._lock.acquire(timeout=WAIT_S):
-            raise Unavailable(f"the database was busy for {WAIT_S:.0f} s with another write of this process")
+            raise _busy()
         try:
             connection = self._connect()
             self._connection = connection
@@ -206,7 +201,7 @@ class _Door:
         failed = error is not None
         try:
             if not failed and self._begin is not None and self._connection is not None:
-                _commit(self._connection)
+                self._connection.commit()
         except BaseException as fault:
             failed = True
             if _is_fault(fault):
@@ -220,12 +215,9 @@ class _Door:
     def _leave(self, failed: bool) -> None:
         try:
             if self._connection is not None:
-                # ending a transaction that is broken already may fail again, and hide why
+                if failed or (self._begin is None and self._connection.is_librarys):
+                    _undo(self._connection)
                 try:
-                    if failed:
-                        _roll_back(self._connection)
-                    elif self._begin is None and self._connection.in_transaction():
-                        self._connection.rollback()
                     self._give_back(self._connection)
                 except Exception as error:
                     if not _is_fault(error):
@@ -234,6 +226,54 @@ class _Door:
             self._connection = None
             if self._lock is not None:
                 self._lock.release()
+
+
+class _MemoryDoor:
+    """The door of a database in memory, which is its one connection: there is nothing to take, to give back or to keep
+    apart from other uses, so that one door serves all who come, one at a time. The simulation passes it all its life.
+    """
+
+    __slots__ = ("_connection", "_lock", "_writes")
+
+    def __init__(self, connection: Connection, lock: _RLock, *, writes: bool) -> None:
+        self._connection = connection
+        self._lock = lock
+        self._writes = writes
+
+    def __enter__(self) -> Connection:
+        if not self._lock.acquire(True, WAIT_S):
+            raise _busy()
+        connection = self._connection
+        try:
+            if not connection.is_open:
+                raise Unavailable("the database is closed")
+            if self._writes:
+                connection.driver.execute("BEGIN")
+        except BaseException as error:
+            self._lock.release()
+            if _is_fault(error):
+                raise unavailable(error) from error
+            raise
+        return connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        connection = self._connection
+        try:
+            if error is None and self._writes:
+                connection.commit()
+            elif error is not None or connection.is_librarys:
+                _undo(connection)
+        except BaseException as fault:
+            _undo(connection)
+            if _is_fault(fault):
+                raise unavailable(fault) from fault
+            raise
+        finally:
+            self._lock.release()
+        if error is not None and _is_fault(error):
+            raise unavailable(error) from error
 
 
 class _Group:
@@ -280,9 +320,8 @@ class _Joined:
             self._say("RELEASE one")
 
     def _say(self, text: str) -> None:
-        driver: Any = self._group.connection.connection.driver_connection
         try:
-            driver.execute(text)
+            self._group.connection.driver.execute(text)
         except BaseException as error:
             if _is_fault(error):
                 self._group.fault = unavailable(error)
@@ -290,63 +329,17 @@ class _Joined:
             raise
 
 
-def _keep(_connection: Connection) -> None:
-    """Give nothing back: a database in memory is its one connection."""
+def _undo(connection: Connection) -> None:
+    """Roll back. Ending a transaction that is broken already may fail again, and would hide why."""
+    try:
+        connection.roll_back()
+    except Exception as error:
+        if not _is_fault(error):
+            raise
 
 
-# A transaction of SQLite is begun past the library, which then knows of it only if one of its own statements ran.
-
-
-def _commit(connection: Connection) -> None:
-    if connection.in_transaction():
-        connection.commit()
-    else:
-        connection.dialect.do_commit(connection.connection.dbapi_connection)  # type: ignore[arg-type]
-
-
-def _roll_back(connection: Connection) -> None:
-    if connection.in_transaction():
-        connection.rollback()
-    elif not connection.closed:
-        connection.dialect.do_rollback(connection.connection.dbapi_connection)  # type: ignore[arg-type]
-
-
-class Prepared:
-    """A Core statement, compiled once per kind of database and run by the driver itself.
-
-    For the statements of the hot path: the library's own execution costs several times what the database does. Only
-    for plain columns (texts and whole numbers), which the driver takes and gives as they are.
-    """
-
-    __slots__ = ("_compiled", "_statement", "_values")
-
-    def __init__(self, statement: Any, values: Iterable[str] = ()) -> None:
-        """`values`: the columns that an INSERT or UPDATE takes from its parameters."""
-        self._statement = statement
-        self._values = tuple(values)
-        self._compiled: dict[str, tuple[str, dict[str, Any]]] = {}
-
-    def run(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
-        """Execute, and return the driver's cursor."""
-        dialect = connection.dialect.name
-        text, constants = self._compiled.get(dialect) or self._compile(dialect)
-        driver: Any = connection.connection.driver_connection
-        return driver.execute(text, {**constants, **parameters} if constants else parameters)
-
-    def _compile(self, dialect: str) -> tuple[str, dict[str, Any]]:
-        compiled = self._statement.compile(
-            dialect=_DIALECTS[dialect](paramstyle="named" if dialect == "sqlite" else "pyformat"),
-            column_keys=self._values or None,
-        )
-        constants = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
-        self._compiled[dialect] = (str(compiled), constants)
-        return self._compiled[dialect]
-
-
-_DIALECTS: Mapping[str, Callable[..., Dialect]] = {
-    "sqlite": SQLiteDialect_pysqlite,
-    "postgresql": PGDialect_psycopg,
-}
+def _busy() -> Unavailable:
+    return Unavailable(f"the database was busy for {WAIT_S:.0f} s with another write of this process")
 
 
 def _is_fault(error: BaseException) -> bool:
@@ -391,13 +384,7 @@ def _prepare_memory(connection: Any, _record: object) -> None:
 
 
 def _begin_in_file(connection: Connection) -> None:
-    driver: Any = connection.connection.driver_connection
-    driver.execute("BEGIN IMMEDIATE")
-
-
-def _begin_in_memory(connection: Connection) -> None:
-    driver: Any = connection.connection.driver_connection
-    driver.execute("BEGIN")
+    connection.driver.execute("BEGIN IMMEDIATE")
 
 
 def _create_file(path: Path) -> None:
@@ -436,9 +423,7 @@ def _script() -> str:
 
 
 def _create_in_memory(connection: Connection) -> None:
-    driver: Any = connection.connection.driver_connection
-    driver.executescript(_script())
-    connection.rollback()
+    connection.driver.executescript(_script())
 
 
 def _closed_engine() -> Engine:
@@ -452,8 +437,8 @@ def _closed_engine() -> Engine:
 
 
 def _begin_postgresql(connection: Connection) -> None:
-    connection.begin()
-    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY})")
+    connection.library.begin()
+    connection.library.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY})")
 
 
 def _parse(url: str) -> URL:

@@ -7,24 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select
+from sqlalchemy import bindparam, delete, false, func, insert, select
 
 from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.model import Server
 from baremetal.store.codec import decode_event, decode_life, dump, load
-from baremetal.store.database import Prepared
+from baremetal.store.connection import Connection, Prepared
 from baremetal.store.part import Part
 from baremetal.store.records import HistoryEntry, Observed
 from baremetal.store.tables import HISTORY, micros, moment
 from baremetal.telemetry import redact, redact_text
 
-_ADD = Prepared(
-    insert(HISTORY).returning(HISTORY.c.id),
-    [column.name for column in HISTORY.c if column.name != "id"],
-)
+_COLUMNS = [column.name for column in HISTORY.c if column.name != "id"]
+_ADD = Prepared(insert(HISTORY), _COLUMNS)
+_ADD_AND_TELL = Prepared(insert(HISTORY).returning(HISTORY.c.id), _COLUMNS)
 _LAST = select(func.max(HISTORY.c.id))
 _LAST_AT = Prepared(select(HISTORY.c.at).order_by(HISTORY.c.id.desc()).limit(1))
 _BATCH = 1000
@@ -47,24 +47,25 @@ def append(
     fence: int | None = None,
 ) -> HistoryEntry:
     """Add one row to the transaction that is open on `connection`."""
-    added = _ADD.run(
-        connection,
-        {
-            "at": micros(at),
-            "server_id": server_id,
-            "server": server,
-            "run": run,
-            "kind": kind,
-            "note": note,
-            "from_state": from_state,
-            "to_state": to_state,
-            "outcome": outcome,
-            "fence": fence,
-            "event": None if event is None else dump(event),
-            "data": dump(data) if data else "{}",
-        },
-    )
-    (number,) = added.fetchone()
+    row = {
+        "at": micros(at),
+        "server_id": server_id,
+        "server": server,
+        "run": run,
+        "kind": kind,
+        "note": note,
+        "from_state": from_state,
+        "to_state": to_state,
+        "outcome": outcome,
+        "fence": fence,
+        "event": None if event is None else dump(event),
+        "data": dump(data) if data else "{}",
+    }
+    # SQLite knows the id anyway, and RETURNING doubles what the statement costs there
+    if connection.dialect == "sqlite":
+        number = _ADD.run(connection, row).lastrowid
+    else:
+        (number,) = _ADD_AND_TELL.run(connection, row).fetchone()
     return HistoryEntry(
         number,
         at,
@@ -128,23 +129,24 @@ class History(Part):
         newest: bool = False,
     ) -> list[HistoryEntry]:
         """Return entries with an id above `after`, oldest first: the first `limit`, or with `newest` the last."""
-        asked = select(HISTORY).where(HISTORY.c.id > after).limit(limit)
-        asked = asked.order_by(HISTORY.c.id.desc() if newest else HISTORY.c.id)
+        wanted: dict[str, Any] = {"after": after, "most": limit}
         if server_id is not None:
-            asked = asked.where(HISTORY.c.server_id == server_id)
-        if kinds is not None:
-            asked = asked.where(HISTORY.c.kind.in_(sorted(kinds)))
+            wanted["server"] = server_id
         if run is not None:
-            asked = asked.where(HISTORY.c.run == run)
+            wanted["run"] = run
+        some = None if kinds is None else sorted(kinds)
+        wanted |= {_kind(number): kind for number, kind in enumerate(some or ())}
+        asked = _entries(server_id is not None, None if some is None else len(some), run is not None, newest)
         with self._db.read() as connection:
-            rows = connection.execute(asked).all()
+            rows = asked.run(connection, wanted).fetchall()
         entries = [_entry(row) for row in rows]
         return entries[::-1] if newest else entries
 
     def last_history_id(self) -> int:
         """Return the id of the newest entry, 0 before there is one."""
         with self._db.read() as connection:
-            return connection.execute(_LAST).scalar() or 0
+            last: int | None = connection.execute(_LAST).scalar()
+        return last or 0
 
     def last_history_at(self) -> datetime | None:
         """Return when the newest entry was written, None before there is one."""
@@ -165,12 +167,30 @@ class History(Part):
         dropped = 0
         while True:
             with self._db.write() as connection:
-                done = connection.execute(
-                    delete(HISTORY).where(HISTORY.c.id.in_(oldest)), {"before": micros(before)}
-                )
-            dropped += done.rowcount
-            if done.rowcount < _BATCH:
+                stale = delete(HISTORY).where(HISTORY.c.id.in_(oldest))
+                now: int = connection.execute(stale, {"before": micros(before)}).rowcount
+            dropped += now
+            if now < _BATCH:
                 return dropped
+
+
+@lru_cache(maxsize=64)
+def _entries(of_server: bool, kinds: int | None, of_run: bool, newest: bool) -> Prepared:
+    """Return the statement that reads entries, narrowed as is said: there are few combinations."""
+    asked = select(HISTORY).where(HISTORY.c.id > bindparam("after")).limit(bindparam("most"))
+    asked = asked.order_by(HISTORY.c.id.desc() if newest else HISTORY.c.id)
+    if of_server:
+        asked = asked.where(HISTORY.c.server_id == bindparam("server"))
+    if kinds is not None:
+        named: list[Any] = [bindparam(_kind(number)) for number in range(kinds)]
+        asked = asked.where(HISTORY.c.kind.in_(named) if named else false())
+    if of_run:
+        asked = asked.where(HISTORY.c.run == bindparam("run"))
+    return Prepared(asked)
+
+
+def _kind(number: int) -> str:
+    return f"kind_{number}"
 
 
 def audit(
@@ -212,8 +232,9 @@ def fold(entries: Sequence[HistoryEntry], initial: Server) -> Server:
     server = initial
     for entry in entries:
         if entry.kind == "decision" and entry.event is not None:
-            fence = server.fence if entry.fence is None else entry.fence
-            server = decide(amend(server, fence=fence), decode_event(entry.event), entry.at).server
+            if entry.fence not in (None, server.fence):
+                server = amend(server, fence=entry.fence)
+            server = decide(server, decode_event(entry.event), entry.at).server
     return server
 
 
@@ -238,6 +259,6 @@ def _entry(row: Sequence[Any]) -> HistoryEntry:
         after,
         outcome,
         None if event is None else load(event),
-        load(data),
+        load(data) if data != "{}" else {},
         fence,
     )

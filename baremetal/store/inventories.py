@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import bindparam, select
 
 from baremetal.store.codec import dump, load
-from baremetal.store.database import Database, Prepared
+from baremetal.store.connection import Connection, Prepared
+from baremetal.store.database import Database
 from baremetal.store.part import Part
 from baremetal.store.records import InventoryRecord
 from baremetal.store.tables import INVENTORIES, micros, moment

@@ -22,11 +22,11 @@ def migrate(database: Database) -> None:
     if database.in_memory:
         return
     with database.read() as connection:
-        if version(connection) == HEAD:
+        if version(connection.library) == HEAD:
             return
     with database.write() as connection:
-        if version(connection) != HEAD:
-            _upgrade(connection)
+        if version(connection.library) != HEAD:
+            _upgrade(connection.library)
 
 
 def version(connection: Connection) -> str | None:

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 
 from baremetal.errors import Refused, Unknown
 from baremetal.store.codec import dump, load
-from baremetal.store.database import Prepared
+from baremetal.store.connection import Connection, Prepared
 from baremetal.store.part import Part
 from baremetal.store.records import LogRecord, RunRecord
 from baremetal.store.tables import LOGS, RUNS, maybe_moment, micros, moment

@@ -15,12 +15,12 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from baremetal.errors import Conflict, Unknown
 from baremetal.lifecycle.model import PowerState
 from baremetal.store.codec import decode_life, dump, encode_life, load
-from baremetal.store.database import Prepared
+from baremetal.store.connection import Connection, Prepared
 from baremetal.store.history import append, audit
 from baremetal.store.part import Part
 from baremetal.store.records import Credentials, Facts, HistoryEntry, NewServer, ServerRecord
@@ -286,7 +286,7 @@ class Servers(Part):
         if row[1] == power and seen is not None and seen <= at < seen + POWER_FRESH:
             return None
         with self._db.write() as connection:
-            return _note_power(connection, server_id, power, at)
+            return note_power(connection, server_id, power, at)
 
     def set_powers(self, seen: Mapping[str, PowerState], at: datetime) -> list[HistoryEntry]:
         """Note the power states that were read, by server id, in one transaction; returns the changes.
@@ -294,7 +294,7 @@ class Servers(Part):
         A server that is gone meanwhile is passed over.
         """
         with self._db.write() as connection:
-            entries = [_note_power(connection, server_id, power, at) for server_id, power in seen.items()]
+            entries = [note_power(connection, server_id, power, at) for server_id, power in seen.items()]
         return [entry for entry in entries if entry is not None]
 
     def reseal(self) -> int:
@@ -314,9 +314,10 @@ class Servers(Part):
         _ADD_SEALED.run(connection, {"server_id": server_id, "sealed": sealed})
 
 
-def _note_power(
+def note_power(
     connection: Connection, server_id: str, power: PowerState, at: datetime
 ) -> HistoryEntry | None:
+    """Note a power state in the open transaction; a change is an observation in the history, and is returned."""
     row = _POWER.run(connection, {"ref": server_id}).fetchone()
     if row is None:
         return None

@@ -10,18 +10,20 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, func, or_, select, update
+from sqlalchemy import and_, bindparam, case, func, or_, select, update
 
 from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Event
-from baremetal.lifecycle.model import Server
+from baremetal.lifecycle.model import PowerState, Server
 from baremetal.store.codec import encode_event, encode_life
-from baremetal.store.database import Database, Prepared
+from baremetal.store.connection import Connection, Prepared
+from baremetal.store.database import Database
 from baremetal.store.history import append
 from baremetal.store.inventories import keep_inventory
 from baremetal.store.part import Part
 from baremetal.store.records import HistoryEntry, RunRecord
 from baremetal.store.runs import add_run, end_run, learn
+from baremetal.store.servers import note_power
 from baremetal.store.tables import SERVERS, micros, moment
 from baremetal.store.waiting import wait_no_longer
 
@@ -30,6 +32,10 @@ _GUARDED = and_(
     _S.id == bindparam("the_id"), _S.generation == bindparam("guard"), _S.fence == bindparam("guard_fence")
 )
 _MOVE = Prepared(update(SERVERS).where(_GUARDED), ("life", "state", "generation", "fence", "due_at"))
+_MOVE_AND_FREE = Prepared(
+    update(SERVERS).where(_GUARDED).values(reserved_until=None, reserved_fence=None),
+    ("life", "state", "generation", "fence", "due_at"),
+)
 _STILL = Prepared(select(_S.id).where(_GUARDED))
 
 # Held: until its time, and only while nobody raised the fence over its holder's head (abort, maintenance).
@@ -75,13 +81,17 @@ class Transitions(Part):
         *,
         begin: RunRecord | None = None,
         facts: Mapping[str, Any] | None = None,
-    ) -> HistoryEntry | None:
+        power: PowerState | None = None,
+        frees: bool = False,
+    ) -> list[HistoryEntry]:
         """Write a decision down: the life, its history row and its run's record, in one transaction.
 
-        None means that the guard is lost: since `before` was read somebody else moved the server, and nothing was
-        written. A refusal or a no-op writes its history row only, under the same guard. `facts` are fields of the
-        run's record (`boot_id disk disks ssh_host_keys addresses accepted`), and the server's `inventory`. Raises
-        Unavailable.
+        Returns the rows that the history was given, the decision's last. No row means that the guard is lost: since
+        `before` was read somebody else moved the server, and nothing was written. A refusal or a no-op writes its
+        history row only, under the same guard. `facts` are fields of the run's record (`boot_id disk disks
+        ssh_host_keys addresses accepted`), and the server's `inventory`. `power` is what was seen on the way to the
+        decision, noted as `set_power` does, and told before it. `frees`: a decision that changes something also gives
+        back the reservation whose fence `before` carries. Raises Unavailable.
         """
         after = decision.server
         changed = decision.outcome is Outcome.CHANGED
@@ -89,7 +99,8 @@ class Transitions(Part):
         with self._db.write() as connection:
             if changed:
                 _assert_grows(before, after)
-                moved = _MOVE.run(
+                # The guard compares the fence too, so that the reservation is the one that was taken under it.
+                moved = (_MOVE_AND_FREE if frees else _MOVE).run(
                     connection,
                     {
                         **guard,
@@ -101,7 +112,7 @@ class Transitions(Part):
                     },
                 )
                 if moved.rowcount != 1:
-                    return None
+                    return []
                 if begin is not None:
                     add_run(connection, begin)
                     wait_no_longer(connection, server_id)
@@ -111,9 +122,10 @@ class Transitions(Part):
                 if before.run is not None and after.run is None:
                     end_run(connection, server_id, before.run.number, at, str(after.state), after.last_error)
             elif _STILL.run(connection, guard).fetchone() is None:
-                return None
+                return []
+            seen = note_power(connection, server_id, power, at) if power is not None else None
             about = before.run or after.run
-            return append(
+            decided = append(
                 connection,
                 at,
                 server_id,
@@ -127,6 +139,7 @@ class Transitions(Part):
                 event=encode_event(event),
                 fence=before.fence,
             )
+        return [decided] if seen is None else [seen, decided]
 
     def reserve(self, server_id: str, until: datetime, at: datetime) -> int | None:
         """Take the server for one turn and return the fence it runs under; None while somebody else holds it."""

@@ -293,9 +293,7 @@ def test_a_render_error_is_local_boot_with_its_reason_on_record(service: Service
     broken["templates"]["texts"]["loaders/install.ipxe.j2"] = "#!ipxe\n{{ nowhere }}\n"
     broken["templates"]["digest"] = "0" * 64
     with service.app.store._db.write() as connection:
-        connection.exec_driver_sql(
-            "UPDATE runs SET frozen = ? WHERE number = ?", (json.dumps(broken), number)
-        )
+        connection.driver.execute("UPDATE runs SET frozen = ? WHERE number = ?", (json.dumps(broken), number))
     assert "could not be rendered" in service.script()
     assert service.get("/v1/servers/r1")["run"]["step"] == "script"
     time.sleep(0.8)

@@ -68,11 +68,13 @@ class Watch:
         if isinstance(event, Intended) and decision.outcome is Outcome.CHANGED:
             self._intended = event
         if decision.outcome is not Outcome.CHANGED:
-            check(after == before, "I8", f"a {decision.outcome} changed {position(before)}")
+            check(
+                after is before or after == before, "I8", f"a {decision.outcome} changed {position(before)}"
+            )
             return
         self.edges[f"{position(before)} -> {position(after)}"] += 1
         stored = self.life
-        check(before == stored, "I8", "decided on a server that has moved on")
+        check(before is stored or before == stored, "I8", "decided on a server that has moved on")
         self.life = after
         if before.state is not after.state:
             check((before.state, after.state) in edges(), "I9", f"{before.state} to {after.state} is no edge")

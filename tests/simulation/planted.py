@@ -53,7 +53,7 @@ def ignore_the_generation(world: World) -> None:
     class Careless(FaultyStore):
         def commit(
             self, server_id: str, before: Server, decision: Decision, event: Event, at: datetime, **more: Any
-        ) -> HistoryEntry | None:
+        ) -> list[HistoryEntry]:
             if decision.outcome is Outcome.CHANGED:
                 self.race()
                 now = world.real_store.server(server_id).life

@@ -424,7 +424,11 @@ def _unforgiving(attend: Callable[[str, datetime], float]) -> Callable[[str, dat
     return watched
 
 
-_READS = frozenset({"due", "next_due", "server", "run", "find_boot", "credentials", "bmc_memo", "history"})
+# What moves nothing that is due: reads, and notes beside the decisions.
+_READS = frozenset(
+    {"due", "next_due", "server", "find_server", "run", "find_boot", "credentials", "bmc_memo", "history"}
+    | {"observe", "save_bmc_memo", "saw_unknown", "add_log"}
+)
 
 
 class FaultyStore:
@@ -458,7 +462,7 @@ class FaultyStore:
         event: Event,
         at: datetime,
         **more: Any,
-    ) -> HistoryEntry | None:
+    ) -> list[HistoryEntry]:
         world = self._world
         world.check_alive(self._alive)
         world.maybe_die()
@@ -467,13 +471,13 @@ class FaultyStore:
         if fault and world.rng.random() < 0.5:
             raise Unavailable("the database failed before the commit")
         world.writes += 1
-        entry = self._store.commit(server_id, before, decision, event, at, **more)
-        if entry is not None:
+        entries = self._store.commit(server_id, before, decision, event, at, **more)
+        if entries:
             world.watch.committed(before, decision, event, at)
         if fault:
             raise Unavailable("the connection was lost after the commit")
         world.maybe_die()
-        return entry
+        return entries
 
     def after_commit(self, call: Callable[[], None]) -> None:
         self._store.after_commit(call)

@@ -18,7 +18,7 @@ from baremetal.drivers.base import Permit
 from baremetal.engine import engine as module
 from baremetal.errors import Unavailable, Unknown
 from baremetal.lifecycle.decision import Decision, Outcome
-from baremetal.lifecycle.events import Asked, Did, Fetched, Heard, Intended, MaintenanceChanged
+from baremetal.lifecycle.events import Asked, Did, Failed, Fetched, Heard, Intended, MaintenanceChanged
 from baremetal.lifecycle.model import (
     BootDevice,
     Budgets,
@@ -426,19 +426,42 @@ class TestSweep:
         rig.engine.sweep()
         assert _metric("baremetal_sweep_lag_seconds") == 0.0
 
+    def test_a_turn_gives_its_reservation_back_with_its_last_commit(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Both where it leaves nothing to do and where it must wait: no transaction of its own is needed."""
+
+        def give_back(*held: Any) -> None:
+            raise AssertionError("the turn ended with its commit")
+
+        monkeypatch.setattr(rig.store, "unreserve", give_back)
+        for bmc in (ObedientBmc(rig.clock), LyingBmc(rig.clock)):
+            server_id = rig.enrol(bmc)
+            rig.ask(server_id)
+            rig.engine.sweep()
+            now = rig.engine.now()
+            assert rig.store.reserve(server_id, now + timedelta(seconds=1), now) is not None
+
     def test_a_reservation_that_could_not_be_returned_is_returned_by_the_next_sweep(
         self, rig: Rig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """The database goes away while a turn is under way: neither its end nor the reservation's can be written."""
         server_id = rig.enrol(LyingBmc(rig.clock))
         rig.ask(server_id)
-        real, away = rig.store.unreserve, [True]
+        unreserve, commit, away = rig.store.unreserve, rig.store.commit, [True]
 
-        def unreserve(*held: Any) -> None:
+        def give_back(*held: Any) -> None:
             if away:
                 raise Unavailable("the database does not answer")
-            real(*held)
+            unreserve(*held)
 
-        monkeypatch.setattr(rig.store, "unreserve", unreserve)
+        def write_down(*what: Any, **more: Any) -> Any:
+            if away and isinstance(what[3], Failed):
+                raise Unavailable("the database does not answer")
+            return commit(*what, **more)
+
+        monkeypatch.setattr(rig.store, "unreserve", give_back)
+        monkeypatch.setattr(rig.store, "commit", write_down)
         rig.engine.sweep()
         with pytest.raises(Unavailable):
             rig.engine.sweep()

@@ -41,6 +41,13 @@ def out() -> Iterator[io.StringIO]:
         ("-H 10.0.0.1 -U admin password=hunter2 -I lanplus", "-H 10.0.0.1 -U admin password=*** -I lanplus"),
         ('{"bmc_password": "hunter2", "n": 1}', '{"bmc_password": ***, "n": 1}'),
         ("tool --password hunter2 go", "tool --password *** go"),
+        (
+            "PA\u017f\u017fWORD=hunter2",
+            "PA\u017f\u017fWORD=***",
+        ),  # the long s, which is an s where case does not count
+        ("TO\u212aEN: no, to\u212aen=abc", "TO\u212aEN: no, to\u212aen=***"),  # the Kelvin sign a k
+        ("ap\u0131_key=abc", "ap\u0131_key=***"),
+        ("AP\u0130-KEY=abc", "AP\u0130-KEY=***"),
         ("rootpw --iscrypted $6$salt$Abc/.9", "rootpw --iscrypted ***"),
     ],
 )
@@ -163,7 +170,7 @@ def test_access_lines_of_the_web_server_stay_out(out: io.StringIO) -> None:
 
 
 def test_metrics_have_a_text_form() -> None:
-    telemetry.CALLBACKS.labels(signal="install-complete", status="200").inc()
+    telemetry.CALLBACKS.labels("install-complete", "200").inc()
     text = telemetry.exposition().decode()
     assert 'baremetal_callbacks_total{signal="install-complete",status="200"}' in text
     assert "process_open_fds" in text

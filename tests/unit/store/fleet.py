@@ -51,8 +51,8 @@ def submit(
     begin = None
     if run is not None and life.run is None:
         begin = RunRecord(server_id, run.number, str(run.verb), "tiny", {"template": "text"}, at)
-    entry = store.commit(server_id, life, decision, event, at, begin=begin, facts=facts or None)
-    return decision, entry
+    entries = store.commit(server_id, life, decision, event, at, begin=begin, facts=facts or None)
+    return decision, entries[-1] if entries else None
 
 
 def ask(verb: Verb) -> Asked:

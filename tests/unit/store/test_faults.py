@@ -18,7 +18,7 @@ from baremetal.errors import Invalid, Unavailable
 from baremetal.lifecycle.events import MaintenanceChanged
 from baremetal.lifecycle.model import Verb
 from baremetal.store import database
-from baremetal.store.database import Prepared
+from baremetal.store.connection import Connection, Prepared
 from baremetal.store.history import fold
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store
@@ -144,7 +144,7 @@ def test_a_commit_that_fails_changes_nothing(store: Store, monkeypatch: pytest.M
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store._db._engine.dialect, "do_commit", fail)
+        patch.setattr(Connection, "commit", fail)
         with pytest.raises(Unavailable, match="disk I/O error"):
             submit(store, record.id, ask(Verb.DEPLOY), NOW)
     assert everything(store) == before

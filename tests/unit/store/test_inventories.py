@@ -25,20 +25,20 @@ def test_an_inventory_is_written_with_its_signal_and_forgotten_with_its_server()
         asked = Asked(Verb.INSPECT)
         begun = decide(life, asked, NOW)
         begin = RunRecord(record.id, number, "inspect", "inspect", {}, NOW)
-        assert store.commit(record.id, life, begun, asked, NOW, begin=begin) is not None
+        assert store.commit(record.id, life, begun, asked, NOW, begin=begin)
         walked = {position(server): server for server in live("inspect", life)}
         complete = replace(walked["inspect/complete"], generation=begun.server.generation)
         told = Heard(Signal.INSPECT_COMPLETE, number, "boot-1")
         decision = decide(complete, told, LATER)
         facts = {"disks": [{"name": "sda"}], "inventory": {"cpus": number}}
-        assert store.commit(record.id, complete, decision, told, AT, facts=facts) is not None
+        assert store.commit(record.id, complete, decision, told, AT, facts=facts)
         assert store.inventory(record.id) == InventoryRecord(number, AT, {"cpus": number})
         run = store.run(record.id, number)
         assert run is not None
         assert run.disks == [{"name": "sda"}]
         ended = replace(walked["manageable"], generation=decision.server.generation + 1)
         over = replace(decision, server=ended)
-        assert store.commit(record.id, decision.server, over, told, AT) is not None
+        assert store.commit(record.id, decision.server, over, told, AT)
         life = ended
     store.forget(record.id, NOW, "test")
     assert store.inventory(record.id) is None

@@ -34,8 +34,8 @@ def test_head_is_the_newest_step() -> None:
 
 def test_migrations_and_tables_agree(store: Store) -> None:
     with store._db.read() as connection:
-        assert version(connection) == HEAD
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert version(connection.library) == HEAD
+        context = MigrationContext.configure(connection.library, opts={"compare_type": True})
         assert compare_metadata(context, METADATA) == []
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.events import Asked, Did, Failed, Heard, MaintenanceChanged
-from baremetal.lifecycle.model import ProvisionState, Signal, Verb
+from baremetal.lifecycle.model import PowerState, ProvisionState, Signal, Verb
 from baremetal.lifecycle.table import RESULTS
 from baremetal.store.records import RunRecord
 from baremetal.store.store import Store
@@ -32,9 +32,9 @@ def test_a_lost_guard_writes_nothing(store: Store) -> None:
     (record,) = store.add_servers([new()], NOW)
     event = MaintenanceChanged(True)
     decision = decide(record.life, event, NOW)
-    assert store.commit(record.id, record.life, decision, event, NOW) is not None
+    assert store.commit(record.id, record.life, decision, event, NOW)
     newest = store.last_history_id()
-    assert store.commit(record.id, record.life, decision, event, NOW) is None
+    assert store.commit(record.id, record.life, decision, event, NOW) == []
     assert store.last_history_id() == newest
     assert store.server("r1").life == decision.server
 
@@ -44,7 +44,7 @@ def test_a_raised_fence_loses_the_guard(store: Store) -> None:
     event = ask(Verb.DEPLOY)
     decision = decide(record.life, event, NOW)
     assert store.reserve(record.id, NOW + SECOND, NOW) == 1
-    assert store.commit(record.id, record.life, decision, event, NOW) is None
+    assert store.commit(record.id, record.life, decision, event, NOW) == []
     assert store.runs(record.id) == []
 
 
@@ -56,7 +56,7 @@ def test_a_no_op_leaves_the_life_alone_and_is_guarded_too(store: Store) -> None:
     assert (entry.outcome, entry.run) == ("no-op", 3)
     assert store.server("r1").life == record.life
     stale = replace(record.life, generation=7)
-    assert store.commit(record.id, stale, decide(stale, event, NOW), event, NOW) is None
+    assert store.commit(record.id, stale, decide(stale, event, NOW), event, NOW) == []
 
 
 def test_a_refusal_is_recorded(store: Store) -> None:
@@ -71,7 +71,7 @@ def test_a_forgotten_server_takes_no_decision(store: Store) -> None:
     (record,) = store.add_servers([new()], NOW)
     store.forget(record.id, NOW, "alice")
     event = MaintenanceChanged(True)
-    assert store.commit(record.id, record.life, decide(record.life, event, NOW), event, NOW) is None
+    assert store.commit(record.id, record.life, decide(record.life, event, NOW), event, NOW) == []
 
 
 def test_numbers_only_grow(store: Store) -> None:
@@ -129,6 +129,38 @@ def test_raising_the_fence_voids_a_reservation(store: Store) -> None:
     assert store.reserve(record.id, NOW + 600 * SECOND, NOW) == 3
     store.unreserve(record.id, 1)
     assert store.reserve(record.id, NOW + 600 * SECOND, NOW) is None
+
+
+def test_a_decision_gives_the_reservation_back_where_it_is_told_to(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    submit(store, record.id, ask(Verb.DEPLOY), NOW)
+    until = NOW + 600 * SECOND
+    assert store.reserve(record.id, until, NOW) == 1
+    life, event = store.server("r1").life, MaintenanceChanged(True)
+    decision = decide(life, event, NOW)
+    stale = replace(life, fence=0)
+    assert store.commit(record.id, stale, decide(stale, event, NOW), event, NOW, frees=True) == []
+    assert store.reserve(record.id, until, NOW) is None, "the guard was lost"
+    kept = replace(decision, server=replace(decision.server, fence=life.fence))
+    assert store.commit(record.id, life, kept, event, NOW, frees=True)
+    assert store.reserve(record.id, until, NOW) == 2
+
+
+def test_the_power_seen_on_the_way_stands_before_the_decision(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    event = ask(Verb.DEPLOY)
+    decision = decide(record.life, event, NOW)
+    stale = replace(record.life, generation=7)
+    assert store.commit(record.id, stale, decide(stale, event, NOW), event, NOW, power=PowerState.ON) == []
+    assert store.server("r1") == record, "nothing is noted where the guard is lost"
+    seen, decided = store.commit(record.id, record.life, decision, event, NOW, power=PowerState.ON)
+    assert (seen.kind, seen.note, decided.kind) == ("observation", "power on", "decision")
+    assert store.history(record.id)[-2:] == [seen, decided]
+    after = store.server("r1")
+    assert (after.power_state, after.power_seen_at) == (PowerState.ON, NOW)
+    again = decide(after.life, MaintenanceChanged(True), NOW)
+    written = store.commit(record.id, after.life, again, MaintenanceChanged(True), NOW, power=PowerState.ON)
+    assert [entry.kind for entry in written] == ["decision"]
 
 
 def test_a_start_frees_every_server(store: Store) -> None:
