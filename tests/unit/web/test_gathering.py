@@ -19,10 +19,12 @@ class Slow:
 
     def __init__(self) -> None:
         self.gate = threading.Semaphore(0)
+        self.begun = threading.Semaphore(0)
         self.batches: list[list[int]] = []
 
     def __call__(self, numbers: list[int]) -> list[int]:
         self.batches.append(numbers)
+        self.begun.release()
         assert self.gate.acquire(timeout=10)
         if 13 in numbers:
             raise ZeroDivisionError("thirteen")
@@ -40,10 +42,9 @@ def gathered(test: Callable[[Gathering[int, int], Slow], Any]) -> Slow:
 
 
 async def at_work(slow: Slow, batches: int) -> None:
-    """Wait until so many batches were begun."""
-    async with asyncio.timeout(10):
-        while len(slow.batches) < batches:
-            await asyncio.sleep(0.001)
+    """Wait until so many more batches were begun."""
+    for _ in range(batches):
+        assert await asyncio.to_thread(slow.begun.acquire, timeout=10)
 
 
 def test_what_comes_at_once_goes_together() -> None:
