@@ -26,7 +26,8 @@ from baremetal.errors import BaremetalError, Invalid, Unavailable
 from baremetal.lifecycle.model import Fetch, Signal
 from baremetal.netboot.dialect import wait_text
 from baremetal.netboot.scripts import boot_script
-from baremetal.service.boot import Boot, Word
+from baremetal.service.boot import Boot
+from baremetal.service.callbacks import Word
 from baremetal.service.loaders import Loaders
 from baremetal.service.machine import Machine, machine_mac
 from baremetal.service.media import Media

@@ -1,0 +1,149 @@
+"""Call-backs: what machines report, and the word that each hears.
+
+Owns the order of things: a signal is applied and committed before it is answered (promises I5), alone or together with
+others that came at the same time. Deliberately unknown: HTTP, and what a signal means for a run (`lifecycle`).
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from datetime import timedelta
+from enum import StrEnum
+
+from baremetal import telemetry
+from baremetal.errors import BaremetalError, Unknown
+from baremetal.failpoints import failpoints
+from baremetal.lifecycle.decision import Decision, Outcome, Reply
+from baremetal.lifecycle.events import Heard
+from baremetal.lifecycle.model import Signal
+from baremetal.lifecycle.windows import tokens_live, window_run
+from baremetal.netboot.tokens import Purpose
+from baremetal.service.news import News, mismatch
+from baremetal.service.part import Part
+from baremetal.store.records import ServerRecord
+
+log = telemetry.logger(__name__)
+
+REPEAT = timedelta(hours=24)
+_ASK_GO = frozenset({Signal.INSTALL_STARTED, Signal.WIPE_STARTED})
+# The signals by which a machine is known: it must be the one that the run is for.
+_FIRST_WORDS = _ASK_GO | {Signal.INSPECT_COMPLETE, Signal.RESCUE_STARTED}
+_POINTS = {
+    Signal.INSTALL_STARTED: "signal.started",
+    Signal.WIPE_STARTED: "signal.started",
+    Signal.INSTALL_COMPLETE: "signal.complete",
+    Signal.WIPE_COMPLETE: "signal.complete",
+}
+
+
+class Word(StrEnum):
+    """The body of a reply to a call-back; the machine's scripts compare it."""
+
+    GO = "go"
+    OK = "ok"
+    WAIT = "wait"
+    REFUSED = "refused"
+    GONE = "not found"
+
+
+class Callbacks(Part):
+    """Signals and logs of the machines that hold a run's call-back token."""
+
+    def caller(self, token: str) -> tuple[str, int] | None:
+        """Say which server and run a call-back token was made for; None for one that we did not make."""
+        scope = self._kitchen.mint.open(token, Purpose.CALLBACK)
+        return (scope.server_id, scope.run) if scope is not None else None
+
+    def signal(self, server_id: str, run: int, signal: Signal, news: News, address: str) -> Word:
+        """Apply a signal, and say what the machine is told; committed before this returns. Raises Unavailable."""
+        word = self._signal(server_id, run, signal, news, address)
+        telemetry.CALLBACKS.labels(str(signal), str(word)).inc()
+        return word
+
+    def _signal(self, server_id: str, number: int, signal: Signal, news: News, address: str) -> Word:
+        record = self._server(server_id)
+        if record is None:
+            return Word.GONE
+        wrong = self._objection(record, number, signal, news, address)
+        if wrong is not None:
+            self._seen(record, number, "refused", f"{signal} refused: {wrong}", address=address)
+            return Word.REFUSED
+        event = Heard(
+            signal,
+            run=number,
+            boot_id=news.boot_id,
+            address=address,
+            disk=news.disk,
+            disks=news.disk_names if signal is Signal.WIPE_STARTED else (),
+            stage=news.stage,
+            message=news.text,
+        )
+        try:
+            with failpoints(_POINTS[signal]) if signal in _POINTS else nullcontext():
+                decision = self._engine.submit(server_id, event, facts=news.facts(signal), known=record)
+        except Unknown:
+            return Word.GONE
+        if news.log and decision.outcome is Outcome.CHANGED:
+            self._keep_log(server_id, number, f"{signal}.log", news.log.encode())
+        return self._word(server_id, number, signal, decision)
+
+    def malformed(
+        self, server_id: str, number: int, signal: Signal, error: BaremetalError, address: str
+    ) -> None:
+        """Note a call-back with a genuine token whose fields make no sense."""
+        telemetry.CALLBACKS.labels(str(signal), "malformed").inc()
+        record = self._server(server_id)
+        if record is not None:
+            self._seen(record, number, "refused", f"{signal} refused: {error}", address=address)
+
+    def _objection(
+        self, record: ServerRecord, number: int, signal: Signal, news: News, address: str
+    ) -> str | None:
+        """Say why this machine cannot be the one that the token was made for, if so (promises I19)."""
+        if news.run and news.run != f"{record.id}/{number}":
+            return f"the system that calls belongs to run {news.run[-40:]}"
+        if signal not in _FIRST_WORDS:
+            return None
+        run = record.life.run
+        if self._strict and run is not None and address not in self._sources(record, run):
+            return f"{address} did not fetch the boot script"
+        return mismatch(record.facts, news)
+
+    def _word(self, server_id: str, number: int, signal: Signal, decision: Decision) -> Word:
+        match decision.reply:
+            case Reply.GO:
+                return Word.GO
+            case Reply.WAIT:
+                return Word.WAIT
+            case Reply.REFUSED:
+                return Word.REFUSED
+            case Reply.GONE:
+                return Word.OK if self._was_accepted(server_id, number, signal) else Word.GONE
+            case _:
+                return Word.OK
+
+    def _was_accepted(self, server_id: str, number: int, signal: Signal) -> bool:
+        """Whether this is a repetition of a signal that was accepted within a day (promises I24).
+
+        Never for the signals that ask for go: 200 there reads as go.
+        """
+        if signal in _ASK_GO:
+            return False
+        run = self._store.run(server_id, number)
+        at = run.accepted.get(str(signal)) if run is not None else None
+        return at is not None and self._now() - at <= REPEAT
+
+    def put_log(self, server_id: str, number: int, name: str, content: bytes) -> bool:
+        """Keep an installer's log while its run lives; false where the run is over. Raises Refused, Unavailable."""
+        record = self._server(server_id)
+        if record is None or not tokens_live(record.life, number) or window_run(record.life) is None:
+            return False
+        self._store.add_log(server_id, number, name, content, self._now())
+        self._seen(record, number, "log", f"log {name} uploaded ({len(content)} bytes)", file=name)
+        return True
+
+    def _keep_log(self, server_id: str, number: int, name: str, content: bytes) -> None:
+        try:
+            self._store.add_log(server_id, number, name, content, self._now())
+        except BaremetalError as error:
+            log.warning("a log was not kept", server=server_id, run=number, error=str(error))
