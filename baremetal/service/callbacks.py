@@ -6,12 +6,14 @@ others that came at the same time. Deliberately unknown: HTTP, and what a signal
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
 from baremetal import telemetry
-from baremetal.errors import BaremetalError, Unknown
+from baremetal.errors import BaremetalError, Unavailable, Unknown
 from baremetal.failpoints import failpoints
 from baremetal.lifecycle.decision import Decision, Outcome, Reply
 from baremetal.lifecycle.events import Heard
@@ -46,6 +48,17 @@ class Word(StrEnum):
     GONE = "not found"
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call-back: the server and run that its token was made for, and what came with it."""
+
+    server_id: str
+    run: int
+    signal: Signal
+    news: News
+    address: str
+
+
 class Callbacks(Part):
     """Signals and logs of the machines that hold a run's call-back token."""
 
@@ -54,60 +67,94 @@ class Callbacks(Part):
         scope = self._kitchen.mint.open(token, Purpose.CALLBACK)
         return (scope.server_id, scope.run) if scope is not None else None
 
+    def hear(self, calls: Sequence[Call]) -> list[Word]:
+        """Apply the signals that came at the same time, in one transaction; give each machine its word.
+
+        Each is decided by itself: one that is refused undoes nothing of the others. Waits for the database, and never
+        raises for it: what could not be committed is to be sent again.
+        """
+        if len(calls) == 1:
+            return [self._hear_alone(calls[0])]
+        try:
+            with ExitStack() as stack:
+                for place in sorted({_POINTS[call.signal] for call in calls if call.signal in _POINTS}):
+                    stack.enter_context(failpoints(place))
+                stack.enter_context(self._store.together())
+                words = [self._apply(call) for call in calls]
+        except Unavailable as error:
+            log.warning("call-backs have to wait", calls=len(calls), error=str(error))
+            words = [Word.WAIT for _ in calls]
+        except Exception:
+            log.exception("call-backs could not be committed together")
+            return [self._hear_alone(call) for call in calls]
+        for call, word in zip(calls, words, strict=True):
+            _count(call.signal, word)
+        return words
+
+    def _hear_alone(self, call: Call) -> Word:
+        """Hear one of several: one machine's trouble is its own."""
+        try:
+            return self.signal(call.server_id, call.run, call.signal, call.news, call.address)
+        except Unavailable as error:
+            log.warning("a call-back has to wait", server=call.server_id, error=str(error))
+        except Exception:
+            log.exception("a call-back broke", server=call.server_id, signal=str(call.signal))
+        _count(call.signal, Word.WAIT)
+        return Word.WAIT
+
     def signal(self, server_id: str, run: int, signal: Signal, news: News, address: str) -> Word:
-        """Apply a signal, and say what the machine is told; committed before this returns. Raises Unavailable."""
-        word = self._signal(server_id, run, signal, news, address)
-        telemetry.CALLBACKS.labels(str(signal), str(word)).inc()
+        """Apply one signal, and say what the machine is told; committed before this returns. Raises Unavailable."""
+        with failpoints(_POINTS[signal]) if signal in _POINTS else nullcontext():
+            word = self._apply(Call(server_id, run, signal, news, address))
+        _count(signal, word)
         return word
 
-    def _signal(self, server_id: str, number: int, signal: Signal, news: News, address: str) -> Word:
-        record = self._server(server_id)
+    def _apply(self, call: Call) -> Word:
+        record = self._server(call.server_id)
         if record is None:
             return Word.GONE
-        wrong = self._objection(record, number, signal, news, address)
+        signal, number, news = call.signal, call.run, call.news
+        wrong = self._objection(record, call)
         if wrong is not None:
-            self._seen(record, number, "refused", f"{signal} refused: {wrong}", address=address)
+            self._seen(record, number, "refused", f"{signal} refused: {wrong}", address=call.address)
             return Word.REFUSED
         event = Heard(
             signal,
             run=number,
             boot_id=news.boot_id,
-            address=address,
+            address=call.address,
             disk=news.disk,
             disks=news.disk_names if signal is Signal.WIPE_STARTED else (),
             stage=news.stage,
             message=news.text,
         )
         try:
-            with failpoints(_POINTS[signal]) if signal in _POINTS else nullcontext():
-                decision = self._engine.submit(server_id, event, facts=news.facts(signal), known=record)
+            decision = self._engine.submit(record.id, event, facts=news.facts(signal), known=record)
         except Unknown:
             return Word.GONE
         if news.log and decision.outcome is Outcome.CHANGED:
-            self._keep_log(server_id, number, f"{signal}.log", news.log.encode())
-        return self._word(server_id, number, signal, decision)
+            self._keep_log(record.id, number, f"{signal}.log", news.log.encode())
+        return self._word(record.id, number, signal, decision)
 
     def malformed(
         self, server_id: str, number: int, signal: Signal, error: BaremetalError, address: str
     ) -> None:
         """Note a call-back with a genuine token whose fields make no sense."""
-        telemetry.CALLBACKS.labels(str(signal), "malformed").inc()
+        _count(signal, "malformed")
         record = self._server(server_id)
         if record is not None:
             self._seen(record, number, "refused", f"{signal} refused: {error}", address=address)
 
-    def _objection(
-        self, record: ServerRecord, number: int, signal: Signal, news: News, address: str
-    ) -> str | None:
+    def _objection(self, record: ServerRecord, call: Call) -> str | None:
         """Say why this machine cannot be the one that the token was made for, if so (promises I19)."""
-        if news.run and news.run != f"{record.id}/{number}":
-            return f"the system that calls belongs to run {news.run[-40:]}"
-        if signal not in _FIRST_WORDS:
+        if call.news.run and call.news.run != f"{record.id}/{call.run}":
+            return f"the system that calls belongs to run {call.news.run[-40:]}"
+        if call.signal not in _FIRST_WORDS:
             return None
         run = record.life.run
-        if self._strict and run is not None and address not in self._sources(record, run):
-            return f"{address} did not fetch the boot script"
-        return mismatch(record.facts, news)
+        if self._strict and run is not None and call.address not in self._sources(record, run):
+            return f"{call.address} did not fetch the boot script"
+        return mismatch(record.facts, call.news)
 
     def _word(self, server_id: str, number: int, signal: Signal, decision: Decision) -> Word:
         match decision.reply:
@@ -147,3 +194,7 @@ class Callbacks(Part):
             self._store.add_log(server_id, number, name, content, self._now())
         except BaremetalError as error:
             log.warning("a log was not kept", server=server_id, run=number, error=str(error))
+
+
+def _count(signal: Signal, status: str) -> None:
+    telemetry.CALLBACKS.labels(str(signal), str(status)).inc()
