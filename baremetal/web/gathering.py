@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 Q = TypeVar("Q")
 A = TypeVar("A")
-MOST = 64
+MOST = 128
 MOMENT_S = 0.003
 
 
