@@ -64,7 +64,8 @@ from baremetal.store.secrets import Secrets, read_or_make
 from baremetal.store.store import Store
 from baremetal.web.api import Services
 from baremetal.web.apps import control_app, control_stack
-from baremetal.web.boot import BootApp, Doors
+from baremetal.web.boot import BootApp
+from baremetal.web.doors import Doors
 
 FLUSH_S = 0.5
 RETENTION_EVERY_S = 3600.0

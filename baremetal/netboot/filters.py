@@ -31,9 +31,13 @@ _GRUB_BARE = re.compile(r"[A-Za-z0-9_./:,=+@%-]+\Z")
 _NOT_XML = re.compile(r"[\ud800-\udfff\ufffe\uffff]")
 _BATCH = re.compile(r"[A-Za-z0-9 ._:/\\@#+=,~$-]*\Z")
 _IPXE_WORD = re.compile(r"[!-~]+\Z")
+# What most values are: words of harmless characters, one space apart. It needs no look at each word.
+_IPXE_PLAIN = re.compile(r"[A-Za-z0-9_./:,=+@%-]+(?: [A-Za-z0-9_./:,=+@%-]+)*\Z")
 
 
 def _text(value: Any) -> str:
+    if type(value) is str:
+        return value
     if value is None:
         raise Unset
     if isinstance(value, Undefined):
@@ -44,7 +48,7 @@ def _text(value: Any) -> str:
 
 
 def _one_line(value: Any, language: str) -> str:
-    text = _text(value)
+    text = value if type(value) is str else _text(value)
     if _CONTROL.search(text):
         raise Invalid(f"a control character or line break cannot stand in {language}", code="BM204")
     return text
@@ -114,6 +118,8 @@ def batch(value: Any) -> str:
 
 def ipxe(value: Any) -> str:
     """Check words of an iPXE command: it has no quoting, expands ${…} and reads #, ||, && and ; as its own."""
+    if type(value) is str and _IPXE_PLAIN.match(value):
+        return value
     text = _one_line(value, "an iPXE script")
     words = text.split()
     for word in words:

@@ -17,6 +17,7 @@ from typing import Any
 
 from jinja2 import DictLoader, Template, TemplateSyntaxError, UndefinedError
 from jinja2.exceptions import TemplateError
+from jinja2.runtime import Context as TemplateContext
 
 from baremetal.errors import Invalid
 from baremetal.netboot.context import Context, check_plain
@@ -174,7 +175,7 @@ def _run(template: Template, values: dict[str, Any]) -> str:
     try:
         parts: list[str] = []
         length = 0
-        for part in template.root_render_func(template.new_context(values)):
+        for part in template.root_render_func(_context(template, values)):
             length += len(part)
             if length > MAX_OUTPUT:
                 raise Overrun(f"more than {MAX_OUTPUT} characters of output")
@@ -182,6 +183,12 @@ def _run(template: Template, values: dict[str, Any]) -> str:
         return "".join(parts)
     finally:
         BUDGET.reset(token)
+
+
+def _context(template: Template, values: Mapping[str, Any]) -> TemplateContext:
+    """Make what one rendering looks names up in: `Template.new_context`, which copies it all by way of a chain."""
+    sandbox = template.environment
+    return TemplateContext(sandbox, {**sandbox.globals, **values}, template.name, template.blocks)
 
 
 def _place(traceback: TracebackType | None, sandbox: Sandbox) -> tuple[str | None, int | None]:

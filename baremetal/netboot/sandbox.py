@@ -148,6 +148,11 @@ def bounded(value: Any) -> Any:
 
 def _printed(value: Any) -> str:
     """Turn what `{{ … }}` holds into text. Only text and numbers print: anything else is a mistake in the template."""
+    if type(value) is str:  # nearly always: every filter gives one
+        budget = BUDGET.get()
+        if budget is not None:
+            budget.spend(len(value))
+        return value
     if isinstance(value, str):
         text = value
     elif value is None:

@@ -13,8 +13,8 @@ from typing import Any
 from baremetal.netboot import grub, ipxe, pxelinux
 from baremetal.netboot.dialect import constant
 from baremetal.netboot.lookup import By, Loader
-from baremetal.service.boot import weigh
 from baremetal.service.loaders import Loaders
+from baremetal.service.looks import weigh
 from baremetal.service.machine import Machine
 from baremetal.store.records import ServerRecord
 

@@ -52,6 +52,8 @@ class Database:
             )
         self.dialect = where.get_backend_name()
         self._lock: _RLock = threading.RLock() if self.dialect == "sqlite" else None
+        # Of the groups one contends for the lock, and of all other writes one.
+        self._queue, self._groups = threading.Lock(), threading.Lock()
         self._kept: Connection | None = None
         self._idle: list[Connection] = []
         self._open = _Open()
@@ -93,10 +95,13 @@ class Database:
         """Open the database for one transaction: committed at the end of the block, rolled back by any exception."""
         if self._open.group is not None:
             return _Joined(self._open.group, writes=True)
+        return self._write(self._queue)
+
+    def _write(self, queue: threading.Lock) -> AbstractContextManager[Connection]:
         if self._kept is not None:
             return self._writing
         if self.dialect == "sqlite":
-            return _Door(self._take, self._give_back, self._lock, _begin_in_file)
+            return _Door(self._take, self._give_back, self._lock, _begin_in_file, queue)
         return _Door(lambda: Connection(self._engine.connect()), Connection.close, None, _begin_postgresql)
 
     @contextmanager
@@ -104,10 +109,11 @@ class Database:
         """Commit all writes that this thread makes inside the block at once, at its end: one flush for all of them.
 
         Each write is still whole or undone by itself. A fault of the database undoes all of them, and is raised at the
-        end, or where the commit fails. Groups do not nest.
+        end, or where the commit fails. Groups do not nest. A group waits for one other write at most, however many
+        wait: it has gathered those who wait for it.
         """
         assert self._open.group is None, "a group inside a group"
-        with self.write() as connection:
+        with self._write(self._groups) as connection:
             group = self._open.group = _Group(connection)
             try:
                 yield
@@ -165,7 +171,7 @@ class Database:
 class _Door:
     """The context manager behind `read` and `write`: written out, because every commit passes through it."""
 
-    __slots__ = ("_begin", "_connect", "_connection", "_give_back", "_lock")
+    __slots__ = ("_begin", "_connect", "_connection", "_give_back", "_lock", "_queue")
 
     def __init__(
         self,
@@ -173,15 +179,18 @@ class _Door:
         give_back: Callable[[Connection], None],
         lock: _RLock | None,
         begin: Callable[[Connection], None] | None,
+        queue: threading.Lock | None = None,
     ) -> None:
+        """`queue`: where to wait for the lock's turn, so that only one of those in it contends for the lock."""
         self._connect = connect
         self._give_back = give_back
         self._lock = lock
+        self._queue = queue
         self._begin = begin
         self._connection: Connection | None = None
 
     def __enter__(self) -> Connection:
-        if self._lock is not None and not self._lock.acquire(timeout=WAIT_S):
+        if self._lock is not None and not self._acquire(self._lock):
             raise _busy()
         try:
             connection = self._connect()
@@ -211,6 +220,16 @@ class _Door:
             self._leave(failed)
         if error is not None and _is_fault(error):
             raise unavailable(error) from error
+
+    def _acquire(self, lock: _RLock) -> bool:
+        if self._queue is None:
+            return bool(lock.acquire(timeout=WAIT_S))
+        if not self._queue.acquire(timeout=WAIT_S):
+            return False
+        try:
+            return bool(lock.acquire(timeout=WAIT_S))
+        finally:
+            self._queue.release()
 
     def _leave(self, failed: bool) -> None:
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -169,6 +170,7 @@ def _host(scope: Scope) -> str:
     return ""
 
 
+@lru_cache(maxsize=1024)
 def is_loopback(host: str) -> bool:
     """Whether a listener on this host can be reached from this machine only."""
     if host == "localhost":

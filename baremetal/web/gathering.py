@@ -1,7 +1,9 @@
-"""What comes in while one commit is under way is committed with the next one.
+"""What comes in while one commit is under way, or just after it, is committed with the next one.
 
 A flush to the disk and the way to another thread and back cost as much for sixty requests as for one; a rack that is
-switched on asks for its boot scripts all at once. A request that comes alone does not wait for others.
+switched on asks for its boot scripts all at once. Machines that were answered together ask their next question
+together: after a batch that was shared the next one waits a moment, so that they meet again. A request that comes alone
+does not wait for others.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from typing import Generic, TypeVar
 
 Q = TypeVar("Q")
 A = TypeVar("A")
-MOST = 64
+MOST = 128
+MOMENT_S = 0.003
 
 
 class Gathering(Generic[Q, A]):
@@ -23,21 +26,27 @@ class Gathering(Generic[Q, A]):
         self._executor = executor
         self._work = work
         self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
-        self._busy = False
+        self._begun = False  # a batch is at work, or about to be taken
 
     async def ask(self, question: Q) -> A:
         """Return the answer to one question. Raises whatever `work` raises, for all that it was given."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[A] = loop.create_future()
         self._waiting.append((question, future))
-        if not self._busy:
-            self._begin(loop)
+        if not self._begun:
+            self._begun = True
+            loop.call_soon(self._begin, loop)  # behind all that came in with this one
         return await future
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-        self._executor.submit(self._run, loop, batch)
-        self._busy = True
+        if not batch:
+            self._begun = False
+            return
+        try:
+            self._executor.submit(self._run, loop, batch)
+        except RuntimeError as error:  # it is shut down
+            self._end(loop, [future for _, future in batch], [], error)
 
     def _run(self, loop: asyncio.AbstractEventLoop, batch: list[tuple[Q, asyncio.Future[A]]]) -> None:
         answers: list[A] = []
@@ -58,8 +67,9 @@ class Gathering(Generic[Q, A]):
         answers: list[A],
         trouble: Exception | None,
     ) -> None:
-        self._busy = False
-        if self._waiting:
+        if len(futures) > 1 and len(self._waiting) < MOST:
+            loop.call_later(MOMENT_S, self._begin, loop)
+        else:
             self._begin(loop)
         for number, future in enumerate(futures):
             if future.done():  # its machine has hung up

@@ -32,14 +32,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
-            self._start()
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES + 1024 * 1024:
                 self._drop()
                 return
         super().data_received(data)
-        if self._in_head and self._head_bytes > HEAD_BYTES:
-            self._drop()
+        if self._in_head and self._head_bytes:  # only a part of it has come
+            if self._head_bytes > HEAD_BYTES:
+                self._drop()
+            else:
+                self._start()
 
     def on_message_begin(self) -> None:
         self._in_head = True

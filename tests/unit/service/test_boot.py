@@ -11,7 +11,8 @@ import pytest
 from baremetal.engine.observations import Observations
 from baremetal.lifecycle.model import Fetch, Signal
 from baremetal.netboot.tokens import TokenMint
-from baremetal.service.boot import Boot, Word
+from baremetal.service.boot import Boot
+from baremetal.service.callbacks import Word
 from baremetal.service.news import News
 from baremetal.service.recipe import Kitchen
 from baremetal.store.secrets import Secrets
