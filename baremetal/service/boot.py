@@ -142,7 +142,7 @@ class Boot:
         if record is None:
             return replace(look, stranger=self._is_news(machine.mac))
         answer = look.answer
-        if asked is not None and asked.by in (By.MAC, By.UUID):
+        if asked is None or asked.by in (By.MAC, By.UUID):  # iPXE names itself in what it asks
             self._requests.belongs(machine.address, record)
         if not look.found:
             run = record.life.run
@@ -451,7 +451,7 @@ class Boot:
             )
 
     def saw_file(self, request: FileRequest) -> None:
-        """Note a file that was asked for by TFTP, once it is known whose machine that was. Best effort."""
+        """Note a file that was asked for by its name, once it is known whose machine that was. Best effort."""
         self._requests.saw(request)
 
     def _note_file(self, record: ServerRecord, request: FileRequest) -> None:

@@ -31,6 +31,7 @@ from baremetal.service.loaders import Loaders
 from baremetal.service.machine import Machine, machine_mac
 from baremetal.service.media import Media
 from baremetal.service.news import News, read_json, read_news
+from baremetal.service.requests import FileRequest
 from baremetal.telemetry import logger
 from baremetal.web.gathering import Gathering
 from baremetal.web.limits import Bucket, RateLimit, TooLarge, read_body
@@ -118,6 +119,9 @@ class BootApp:
         found = self._loaders.find(name)
         if found is None:
             return _not_found()
+        if request.method == "GET":
+            size = found.stat.st_size
+            self._boot.saw_file(FileRequest(self._address(request), name, True, size, protocol="HTTP"))
         return FileResponse(found.path, media_type="application/octet-stream", stat_result=found.stat)
 
     async def _script(self, request: Request, machine: Machine) -> Response:
