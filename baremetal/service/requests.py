@@ -30,6 +30,7 @@ class FileRequest:
     bytes: int = 0
     reason: str = ""
     is_harmless: bool = False
+    only_looked: bool = False
     protocol: str = "TFTP"
 
     @property
@@ -37,6 +38,8 @@ class FileRequest:
         """Say it in one line."""
         if self.served:
             return f"{self.protocol}: {self.name} fetched by {self.address} ({self.bytes} bytes)"
+        if self.only_looked:
+            return f"{self.protocol}: {self.name} looked at by {self.address}, and is there"
         if self.is_harmless:
             return f"{self.protocol}: {self.name} asked for by {self.address}, which need not be there"
         why = f": {self.reason}" if self.reason else ""
