@@ -22,6 +22,8 @@ _OVMF = (
     ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
     ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
 )
+# Firmware that enforces Secure Boot, and variables in which the keys of shim's signer are enrolled.
+_OVMF_SECURE = (("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,12 @@ class Firmware:
     variables: Path | None = None
 
 
-def find_firmware(mode: BootMode, environment: Mapping[str, str] | None = None) -> Firmware:
+def find_firmware(
+    mode: BootMode, environment: Mapping[str, str] | None = None, *, secure_boot: bool = False
+) -> Firmware:
     """Find QEMU and the firmware for a boot mode. Raises LabError that names the Debian package to install."""
+    if secure_boot and mode is not BootMode.UEFI:
+        raise LabError(f"Secure Boot is a part of UEFI, not of {mode}")
     environment = os.environ if environment is None else environment
     qemu = shutil.which("qemu-system-x86_64", path=environment.get("PATH"))
     if qemu is None:
@@ -46,10 +52,10 @@ def find_firmware(mode: BootMode, environment: Mapping[str, str] | None = None) 
         raise _missing(f"the network boot ROM {name}", "ipxe-qemu")
     if mode is BootMode.BIOS:
         return Firmware(Path(qemu), rom)
-    for code, variables in _OVMF:
+    for code, variables in _OVMF_SECURE if secure_boot else _OVMF:
         if Path(code).is_file() and Path(variables).is_file():
             return Firmware(Path(qemu), rom, Path(code), Path(variables))
-    raise _missing("the UEFI firmware OVMF", "ovmf")
+    raise _missing(f"the UEFI firmware OVMF{' with Secure Boot' if secure_boot else ''}", "ovmf")
 
 
 def _missing(what: str, package: str) -> LabError:

@@ -57,7 +57,8 @@ class MachineSpec:
     `own_order` is what the firmware tries without an override. `boot_url` is what DHCP answers as boot file.
     `ssh_port` is the loopback port that leads to the guest's port 22; None forwards nothing. With `tap` the machine
     stands on a segment of its own (`segment.py`) in the place of QEMU's user network, and neither of the two applies.
-    `network_rom` is iPXE in the NIC; without it UEFI firmware netboots by itself, and BIOS cannot.
+    `network_rom` is iPXE in the NIC; without it UEFI firmware netboots by itself, and BIOS cannot. `http_boot` leaves
+    it UEFI HTTP boot alone, which it tries after PXE otherwise. `secure_boot` needs firmware that was found for it.
     """
 
     name: str
@@ -75,6 +76,8 @@ class MachineSpec:
     more_arguments: tuple[str, ...] = ()
     tap: str = ""
     network_rom: bool = True
+    http_boot: bool = False
+    secure_boot: bool = False
 
     @property
     def serial_log(self) -> Path:
@@ -117,6 +120,11 @@ def command_line(
     # graphics=off puts BIOS firmware on the serial port, which is the only screen these machines have
     arguments = [str(firmware.qemu), "-name", spec.name, "-nodefaults", "-no-user-config", "-display", "none"]
     arguments += ["-machine", "q35,usb=off" if firmware.code else "pc,usb=off,graphics=off"]
+    if spec.secure_boot:
+        # its variables are written from system management mode alone, or the guest could switch it off
+        arguments[-1] += ",smm=on"
+        arguments += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
+        arguments += ["-global", "ICH9-LPC.disable_s3=1"]
     # a present /dev/kvm may be useless, and then a guest hangs: emulation is slower and always works
     arguments += ["-accel", "tcg,tb-size=512", "-m", str(spec.memory), "-boot", "strict=on", "-S"]
     arguments += ["-action", "reboot=shutdown,shutdown=pause", "-pidfile", str(spec.pid_file)]
@@ -136,6 +144,9 @@ def command_line(
     if firmware.code:
         arguments += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_quote(firmware.code)}"]
         arguments += ["-drive", f"if=pflash,unit=1,format=raw,file={_quote(spec.variables)}"]
+    if spec.http_boot:
+        for version in ("IPv4", "IPv6"):
+            arguments += ["-fw_cfg", f"name=opt/org.tianocore/{version}PXESupport,string=n"]
     arguments += _tap(spec.tap) if spec.tap else _user_network(spec, lan)
     # the BIOS ROM is made for the modern device's id: without disable-legacy the firmware finds no ROM to run
     nic = f"virtio-net-pci,id=nic0,netdev=port1,mac={spec.mac},disable-legacy=on"

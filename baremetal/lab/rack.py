@@ -92,6 +92,8 @@ class Rack:
         knobs: dict[str, Any] | None = None,
         taps: tuple[str, ...] = (),
         network_rom: bool = True,
+        http_boot: bool = False,
+        secure_boot: bool = False,
         attached: bool = False,
     ) -> list[VirtualServer]:
         """Start the BMCs of a rack, with every server off, and return its servers. Idempotent.
@@ -103,7 +105,7 @@ class Rack:
         """
         wanted = _modes(boot_mode, servers)
         for mode in set(wanted):
-            find_firmware(mode)
+            find_firmware(mode, secure_boot=secure_boot)
         there = self.servers
         if there and [(server.boot_mode, server.boot_url) for server in there] != [
             (m, boot_url) for m in wanted
@@ -121,6 +123,8 @@ class Rack:
                 "own_order": own_order,
                 "knobs": knobs or {},
                 "network_rom": network_rom,
+                "http_boot": http_boot,
+                "secure_boot": secure_boot,
             }
             self._write(self._design(wanted, boot_url, extra, taps or ("",) * servers))
         if not self.is_running:

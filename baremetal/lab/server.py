@@ -37,6 +37,8 @@ class VirtualServer:
     more_disks_mib: tuple[int, ...] = ()
     tap: str = ""
     network_rom: bool = True
+    http_boot: bool = False
+    secure_boot: bool = False
 
     @property
     def bmc_url(self) -> str:
@@ -85,6 +87,8 @@ class VirtualServer:
             ssh_port=self.ssh_port,
             tap=self.tap,
             network_rom=self.network_rom,
+            http_boot=self.http_boot,
+            secure_boot=self.secure_boot,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,6 +109,8 @@ class VirtualServer:
             "more_disks_mib": self.more_disks_mib,
             "tap": self.tap,
             "network_rom": self.network_rom,
+            "http_boot": self.http_boot,
+            "secure_boot": self.secure_boot,
         }
 
     @classmethod

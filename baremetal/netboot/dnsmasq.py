@@ -18,6 +18,7 @@ from baremetal.netboot.offer import (
     BIOS,
     HTTP,
     INSTALLER,
+    PATH_PREFIX,
     X64,
     X64_HTTP,
     Host,
@@ -142,7 +143,16 @@ def _segment(mode: Mode, segment: Segment) -> list[str]:
     ]
     if mode is Mode.PROXY:
         lines += _services(tag, segment)
+    else:  # a proxy has no say in options
+        lines += _prefixes(tag, segment)
     return lines
+
+
+def _prefixes(tag: str, segment: Segment) -> Iterator[str]:
+    """Yield option 210 for lpxelinux; forced, because firmware does not ask for it."""
+    for who, file in (("firmware,tag:bios", segment.loader_bios), ("ipxe,tag:!installer", segment.script)):
+        if prefix := segment.path_prefix(file):
+            yield f"dhcp-option-force={tag}tag:{who},{PATH_PREFIX},{prefix}"
 
 
 def _addresses(segment: Segment) -> list[str]:

@@ -9,6 +9,7 @@ The rules, in the order in which they are tested:
   is recognised before that, or it would be given itself for ever;
 - firmware gets a loader by its architecture (option 93, RFC 4578 and IANA's "Processor Architecture Types"): a name for
   TFTP, or a URL for UEFI HTTP boot, which believes only an answer with option 60 = `HTTPClient`;
+- lpxelinux.0, whoever gets it, comes with option 210 (RFC 5071): it then fetches everything else by HTTP from us;
 - everything else, such as a running system, gets an address and no file.
 """
 
@@ -29,6 +30,9 @@ X64_HTTP: Final = 16
 ARM64_HTTP: Final = 19
 HTTP: Final = "HTTPClient"
 INSTALLER: Final = "d-i"
+
+PATH_PREFIX: Final = 210
+LPXELINUX: Final = "lpxelinux.0"
 
 LOADERS_PATH: Final = "loaders"  # below the public URL: where UEFI HTTP boot fetches what TFTP serves by name
 
@@ -87,6 +91,10 @@ class Segment:
         """Return where UEFI HTTP boot fetches a loader."""
         return f"{self.base}/{LOADERS_PATH}/{loader}"
 
+    def path_prefix(self, file: str) -> str:
+        """Return what a file's own requests begin with (option 210); empty for all that do not listen to it."""
+        return f"{self.base}/" if file.rpartition("/")[2] == LPXELINUX else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Network:
@@ -139,11 +147,12 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What it is told: a file name for TFTP or a URL, the TFTP server (where that matters), and option 60."""
+    """What it is told: a file name for TFTP or a URL, the TFTP server (where that matters), options 60 and 210."""
 
     file: str
     next_server: str = ""
     vendor_class: str = ""
+    path_prefix: str = ""
 
 
 def offer(segment: Segment, client: Client) -> Offer | None:
@@ -151,10 +160,10 @@ def offer(segment: Segment, client: Client) -> Offer | None:
     if client.installer:
         return None
     if client.ipxe:
-        return Offer(segment.script, segment.next_server)
+        return _offer(segment, segment.script)
     http = client.http or client.arch in (X64_HTTP, ARM64_HTTP)
     if client.arch == BIOS:
-        return Offer(segment.loader_bios, segment.next_server)
+        return _offer(segment, segment.loader_bios)
     if client.arch in (*X64, X64_HTTP):
         loader = segment.loader_uefi
     elif client.arch in (ARM64, ARM64_HTTP):
@@ -163,7 +172,11 @@ def offer(segment: Segment, client: Client) -> Offer | None:
         return None
     if http:
         return Offer(segment.loader_url(loader), vendor_class=HTTP)
-    return Offer(loader, segment.next_server)
+    return _offer(segment, loader)
+
+
+def _offer(segment: Segment, file: str) -> Offer:
+    return Offer(file, segment.next_server, path_prefix=segment.path_prefix(file))
 
 
 @dataclass(frozen=True, slots=True)

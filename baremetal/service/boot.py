@@ -30,7 +30,7 @@ class Boot(Scripts, AnswerFiles, Callbacks):
             )
 
     def saw_file(self, request: FileRequest) -> None:
-        """Note a file that was asked for by TFTP, once it is known whose machine that was. Best effort."""
+        """Note a file that was asked for by its name, once it is known whose machine that was. Best effort."""
         self._requests.saw(request)
 
     def belongs(self, address: str, record: ServerRecord) -> None:

@@ -95,7 +95,7 @@ class Part:
         self._seen(
             record,
             run.number if run is not None else None,
-            "file" if request.served or request.is_harmless else "missing",
+            "file" if request.served or request.is_harmless or request.only_looked else "missing",
             request.note,
             address=request.address,
             file=request.name,

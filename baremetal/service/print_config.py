@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from baremetal.errors import Invalid, Unknown
 from baremetal.netboot import dnsmasq
-from baremetal.netboot.offer import HTTP, INSTALLER, Host, Mode, Network, Segment, rules
+from baremetal.netboot.offer import HTTP, INSTALLER, PATH_PREFIX, Host, Mode, Network, Segment, rules
 from baremetal.netboot.render import render_text
 from baremetal.netboot.templates import Templates
 
@@ -105,6 +105,7 @@ def _segment(segment: Segment, hosts: list[dict[str, str]]) -> dict[str, Any]:
         "lease_s": segment.lease_s,
         "next_server": segment.next_server,
         "script": segment.script,
+        "script_prefix": segment.path_prefix(segment.script),
         "hosts": [host for host in hosts if ipaddress.IPv4Address(host["address"]) in segment.network],
         "rules": [
             {
@@ -115,6 +116,7 @@ def _segment(segment: Segment, hosts: list[dict[str, str]]) -> dict[str, Any]:
                 ],
                 "file": rule.offer.file,
                 "vendor_class": rule.offer.vendor_class,
+                "path_prefix": rule.offer.path_prefix,
             }
             for rule in rules(segment)
         ],
@@ -162,6 +164,8 @@ def _rights(site: Site) -> dict[str, Any]:
 
 # ---- Kea
 
+_KEA_PREFIX: Final = "path-prefix"
+
 
 def _kea(site: Site) -> str:
     known, _ = dnsmasq.hosts(site.hosts)
@@ -172,12 +176,24 @@ def _kea(site: Site) -> str:
             "lease-database": {"type": "memfile", "persist": True},
             # Firmware, iPXE, installer and system name themselves differently; the MAC gives them one address.
             "match-client-id": False,
+            **_kea_definitions(site),
             "client-classes": [*_kea_common(), *(c for s in site.network.segments for c in _kea_classes(s))],
             "subnet4": [_kea_subnet(n, s, hosts) for n, s in enumerate(site.network.segments, 1)],
         }
     }
     head = "// Kea, for /etc/kea/kea-dhcp4.conf (2.2 to 2.6). Check: kea-dhcp4 -t FILE\n"
     return head + json.dumps(settings, indent=2) + "\n"
+
+
+def _kea_definitions(site: Site) -> dict[str, Any]:
+    """Define the one option that Kea does not know, where it is used."""
+    if not any(
+        segment.path_prefix(file)
+        for segment in site.network.segments
+        for file in (segment.script, segment.loader_bios)
+    ):
+        return {}
+    return {"option-def": [{"name": _KEA_PREFIX, "code": PATH_PREFIX, "type": "string"}]}
 
 
 def _kea_common() -> list[dict[str, Any]]:
@@ -214,6 +230,9 @@ def _kea_classes(segment: Segment) -> list[dict[str, Any]]:
         if rule.offer.vendor_class:
             one["option-data"] = [{"name": "vendor-class-identifier", "data": HTTP, "always-send": True}]
         found.append(one)
+    for one in found:
+        if prefix := segment.path_prefix(one["boot-file-name"]):
+            one["option-data"] = [{"name": _KEA_PREFIX, "data": prefix, "always-send": True}]
     return found
 
 

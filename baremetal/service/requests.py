@@ -1,6 +1,6 @@
-"""Which files machines asked for by TFTP, on their servers' timelines: what is missing is seen (S3-5).
+"""Which loaders machines fetched, on their servers' timelines: what is missing by TFTP is seen too (S3-5).
 
-A TFTP request has an address and a name, and no server. A loader's own program is asked for before anything says whose
+Such a request has an address and a name, and no server. A loader's own program is asked for before anything says whose
 machine it is; so requests wait here by address until a boot answer tells, and go to that server's timeline then. For
 threads. Deliberately unknown: the protocol's own outcomes; whoever saw a request says how it ended.
 """
@@ -30,16 +30,20 @@ class FileRequest:
     bytes: int = 0
     reason: str = ""
     is_harmless: bool = False
+    only_looked: bool = False
+    protocol: str = "TFTP"
 
     @property
     def note(self) -> str:
         """Say it in one line."""
         if self.served:
-            return f"TFTP: {self.name} fetched by {self.address} ({self.bytes} bytes)"
+            return f"{self.protocol}: {self.name} fetched by {self.address} ({self.bytes} bytes)"
+        if self.only_looked:
+            return f"{self.protocol}: {self.name} looked at by {self.address}, and is there"
         if self.is_harmless:
-            return f"TFTP: {self.name} asked for by {self.address}, which need not be there"
+            return f"{self.protocol}: {self.name} asked for by {self.address}, which need not be there"
         why = f": {self.reason}" if self.reason else ""
-        return f"TFTP: {self.name} not served to {self.address}{why}"
+        return f"{self.protocol}: {self.name} not served to {self.address}{why}"
 
 
 Note = Callable[[ServerRecord, FileRequest], None]

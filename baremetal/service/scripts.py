@@ -77,7 +77,7 @@ class Scripts(Part):
         if record is None:
             return replace(look, stranger=self._is_news(machine.mac))
         answer = look.answer
-        if asked is not None and asked.by in (By.MAC, By.UUID):
+        if asked is None or asked.by in (By.MAC, By.UUID):  # iPXE names itself in what it asks
             self._requests.belongs(machine.address, record)
         if not look.found:
             run = record.life.run

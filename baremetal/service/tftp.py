@@ -38,7 +38,8 @@ def tftp_server(
             return
         served = seen.outcome is Outcome.SERVED
         reason = seen.reason or str(seen.outcome)
-        told = FileRequest(seen.client, seen.name, served, seen.bytes, reason, seen.is_harmless)
+        looked = seen.outcome is Outcome.LOOKED
+        told = FileRequest(seen.client, seen.name, served, seen.bytes, reason, seen.is_harmless, looked)
         try:
             later(lambda: files.saw(told))
         except RuntimeError:  # the service is being stopped

@@ -22,6 +22,7 @@ from baremetal.service.boot import Boot
 from baremetal.service.loaders import Loaders
 from baremetal.service.machine import Machine, machine_mac
 from baremetal.service.media import Media
+from baremetal.service.requests import FileRequest
 from baremetal.telemetry import logger
 from baremetal.web.callbacks import CallbackApp
 from baremetal.web.doors import Doors
@@ -121,6 +122,9 @@ class BootApp:
         found = self._loaders.find(name)
         if found is None:
             return not_found()
+        if request.method == "GET":
+            size, address = found.stat.st_size, self._doors.address(request)
+            self._boot.saw_file(FileRequest(address, name, True, size, protocol="HTTP"))
         return FileResponse(found.path, media_type="application/octet-stream", stat_result=found.stat)
 
     async def _script(self, request: Request, machine: Machine) -> Response:

@@ -25,7 +25,16 @@ import pytest
 from baremetal.errors import BaremetalError, Invalid
 from baremetal.netboot import dnsmasq
 from baremetal.netboot.dhcp_server import DhcpServer, Status
-from baremetal.netboot.offer import Client, Host, Mode, Network, Segment, offer
+from baremetal.netboot.offer import (
+    LPXELINUX,
+    PATH_PREFIX,
+    Client,
+    Host,
+    Mode,
+    Network,
+    Segment,
+    offer,
+)
 from baremetal.netboot.packet import DNS, ROUTER, Kind, Packet, decode, discover, request
 from baremetal.netboot.probe import CLIENTS, Wire, judge, probe
 from baremetal.netboot.sightings import Seen, SeenKind
@@ -196,6 +205,17 @@ def test_full_tells_every_kind_of_machine_what_to_boot(place: Place, tmp_path: P
     assert by_file["undionly.kpxe"].vendor_class.startswith("PXEClient:Arch:00000")
     assert rig.kinds()[-2:] == [SeenKind.WANTED, SeenKind.GIVEN]
     assert rig.server.status == Status(False, "stopped")
+
+
+def test_lpxelinux_is_told_where_its_files_are(place: Place, tmp_path: Path) -> None:
+    """Option 210 (RFC 5071) comes with it whoever is given it, and with nothing else."""
+    for near in (segment(loader_bios=LPXELINUX), segment(script=LPXELINUX)):
+        told = {BIOS: near.loader_bios, IPXE: near.script, UEFI: "ipxe.efi", HTTP: f"{BASE}/loaders/ipxe.efi"}
+        with Rig(place, tmp_path, Mode.FULL, near, hosts=(R1,)).running():
+            for client, file in told.items():
+                (offered,) = ask(place, client)
+                wanted = f"{BASE}/".encode() if file == LPXELINUX else None
+                assert (offered.file, offered.options.get(PATH_PREFIX)) == (file, wanted), str(client)
 
 
 def test_full_gives_one_machine_one_address_whatever_it_calls_itself(place: Place, tmp_path: Path) -> None:

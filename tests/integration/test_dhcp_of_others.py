@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from baremetal.netboot.offer import Host, Mode, Network
+from baremetal.netboot.offer import LPXELINUX, PATH_PREFIX, Host, Mode, Network
 from baremetal.netboot.probe import judge, probe
 from baremetal.service.print_config import Site, text
 from tests.integration.segment import INTERFACE, may_make_segments
 from tests.integration.segment import Segment as Place
-from tests.integration.test_dhcp import R1, ROUTER_AT, SYSTEM, TOLD, US, ask, segment, take, until
+from tests.integration.test_dhcp import BASE, R1, ROUTER_AT, SYSTEM, TOLD, US, ask, segment, take, until
 from tests.programs import Program, unpacked
 
 pytestmark = [
@@ -28,7 +28,8 @@ pytestmark = [
     pytest.mark.skipif(not may_make_segments(), reason="needs root and network namespaces"),
 ]
 
-SITE = Site(Network(Mode.EXTERNAL, (segment(),)), is_placed=True, hosts=(R1, Host("r2", "52:54:00:77:00:02")))
+NEAR = segment(loader_bios=LPXELINUX)  # option 210 comes with it
+SITE = Site(Network(Mode.EXTERNAL, (NEAR,)), is_placed=True, hosts=(R1, Host("r2", "52:54:00:77:00:02")))
 
 
 @contextmanager
@@ -59,20 +60,23 @@ def _listens(place: Place) -> bool:
 
 
 def check_what_it_tells(place: Place) -> None:
-    for client, file, vendor_class in TOLD:
+    for client, default, vendor_class in TOLD:
+        file = default.replace("undionly.kpxe", LPXELINUX)
         (offered,) = ask(place, client)
         assert offered.file == file, str(client)
         if client.http:
             assert offered.vendor_class == vendor_class
         elif file and "://" not in file:
             assert offered.next_server == US, str(client)
+        wanted = f"{BASE}/".encode() if file == LPXELINUX else None
+        assert offered.options.get(PATH_PREFIX) == wanted, str(client)
         assert offered.your == "10.77.0.11", "the address kept for this MAC"
     answer = take(place, SYSTEM, offered)
     assert answer is not None
     assert answer.your == "10.77.0.11"
     answers = place.run("machine", lambda: probe(INTERFACE, seconds=4.0))
     assert {answer.server for answer in answers} == {ROUTER_AT}
-    assert judge(answers, segment(), Mode.EXTERNAL) == []
+    assert judge(answers, NEAR, Mode.EXTERNAL) == []
 
 
 @pytest.fixture

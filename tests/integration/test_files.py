@@ -56,6 +56,26 @@ def test_pxelinux_boots_an_installer_by_tftp_alone(service: Service, files: File
         assert note in notes, (note, notes)
 
 
+def test_what_led_to_ipxe_is_on_the_timeline_too(service: Service, tmp_path: Path) -> None:
+    """S3-5: iPXE is the first to say who it is; firmware fetched it before, by TFTP or by HTTP."""
+    service.enrol()
+    loader = service.app.config.data_dir / "loaders" / "ipxe.efi"
+    loader.parent.mkdir(exist_ok=True)
+    loader.write_bytes(b"loader")
+    here = "127.0.0.1"
+    service.app.files.saw(FileRequest(here, "snponly.efi", served=True, bytes=173792))
+    assert service.machine.head("/loaders/ipxe.efi").headers["content-length"] == "6"
+    assert service.machine.get("/loaders/ipxe.efi").content == b"loader"
+    service.machine.get("/ipxe", params={"mac": MAC})
+    time.sleep(0.8)
+    notes = [event["note"] for event in service.get("/v1/servers/r1/events")["events"]]
+    fetched = [note for note in notes if " fetched by " in note]
+    assert fetched == [
+        f"TFTP: snponly.efi fetched by {here} (173792 bytes)",
+        f"HTTP: loaders/ipxe.efi fetched by {here} (6 bytes)",
+    ]
+
+
 def test_the_same_answers_as_over_http(service: Service, files: Files) -> None:
     service.enrol()
     for name in (

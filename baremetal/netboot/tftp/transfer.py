@@ -27,6 +27,9 @@ _UNHEARD_TRIES = 4
 _PASSING = (errno.ENOBUFS, errno.EPERM, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
 """The network has no room or no way just now: the same as a lost packet."""
 
+_CLOSED = (0, "closed")
+"""What GRUB says when it closes a file that it has not read to its end."""
+
 
 class Outcome(StrEnum):
     """How a request ended."""
@@ -35,6 +38,7 @@ class Outcome(StrEnum):
     PROBED = (
         "probed"  # asked for the size, was told, and declined: firmwares do so before they ask in earnest
     )
+    LOOKED = "looked"  # opened, and closed at its beginning: GRUB looks so whether a file is there
     NOT_FOUND = "not found"
     REFUSED = "refused"
     FAILED = "failed"
@@ -207,7 +211,11 @@ class Transfer:
     def _declined(self, code: int, text: str) -> None:
         reason = f"the client ended it: {text or 'no reason given'} (error {code})"
         asked_only = self._agreeing and "tsize" in (self.terms.accepted or {})
-        self._end(Outcome.PROBED if asked_only else Outcome.FAILED, reason)
+        looked = (code, text) == _CLOSED and self._acked <= 1
+        self._end(
+            Outcome.PROBED if asked_only else Outcome.LOOKED if looked else Outcome.FAILED,
+            reason,
+        )
 
     def _gone(self) -> None:
         """Nobody listens at the client's port any more. After the last block that is the usual way to leave."""

@@ -88,3 +88,17 @@ def test_a_machine_on_a_tap_has_no_user_network(tmp_path: Path) -> None:
     assert networks == ["tap,id=port1,ifname=bm0t1,script=no,downscript=no"]
     (nic,) = [word for word in words if word.startswith("virtio-net-pci,")]
     assert "romfile=" in nic.split(",")
+
+
+def test_uefi_http_boot_is_what_is_left_without_pxe(tmp_path: Path) -> None:
+    line = " ".join(command_line(spec(tmp_path, http_boot=True), UEFI, OWN_ORDER, 3, 4))
+    assert "-fw_cfg name=opt/org.tianocore/IPv4PXESupport,string=n" in line
+    assert "-fw_cfg name=opt/org.tianocore/IPv6PXESupport,string=n" in line
+
+
+def test_secure_boot_keeps_its_variables_from_the_guest(tmp_path: Path) -> None:
+    line = " ".join(command_line(spec(tmp_path, secure_boot=True), UEFI, OWN_ORDER, 3, 4))
+    assert "-machine q35,usb=off,smm=on" in line
+    assert "-global driver=cfi.pflash01,property=secure,value=on" in line
+    with pytest.raises(LabError, match="part of UEFI"):
+        find_firmware(BootMode.BIOS, secure_boot=True)

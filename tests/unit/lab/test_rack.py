@@ -23,7 +23,7 @@ URL = "http://10.0.2.2:8080/boot.ipxe"
 @pytest.fixture
 def _no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Design and remember a rack, and start nothing."""
-    monkeypatch.setattr(rack_module, "find_firmware", lambda mode: Firmware(Path("/qemu"), Path("/rom")))
+    monkeypatch.setattr(rack_module, "find_firmware", lambda mode, **_: Firmware(Path("/qemu"), Path("/rom")))
     monkeypatch.setattr(Rack, "_start", lambda self, attached: None)
 
 

@@ -262,6 +262,20 @@ def test_firmware_asks_for_the_size_first_and_then_in_earnest() -> None:
             assert got.options == {"tsize": "300001", "blksize": "1468", "windowsize": "4"}
 
 
+def test_grub_looks_whether_a_file_is_there() -> None:
+    """It takes the first block and closes; the same later on is a transfer that failed."""
+    for blocks, outcome in ((1, Outcome.LOOKED), (3, Outcome.FAILED)):
+        with serve({"grub.cfg": BODY}) as rig, Client(rig.address) as client:
+            client.ask("grub.cfg", {"tsize": 0, "blksize": 1024})
+            for number in range(blocks + 1):
+                assert client.receive() is not None
+                if number < blocks:
+                    client.acknowledge(number)
+            client.send(b"\x00\x05\x00\x00closed\x00")
+            (seen,) = rig.reports()
+            assert (seen.outcome, seen.name) == (outcome, "grub.cfg")
+
+
 @pytest.mark.parametrize(
     ("asked", "answered"),
     [

@@ -68,4 +68,6 @@ def test_the_words() -> None:
     gone = FileRequest("10.0.0.5", "a", served=False, is_harmless=True)
     assert gone.note == "TFTP: a asked for by 10.0.0.5, which need not be there"
     cut = FileRequest("10.0.0.5", "a", served=False, reason="not found")
+    looked = FileRequest("10.0.0.5", "a", served=False, only_looked=True)
+    assert looked.note == "TFTP: a looked at by 10.0.0.5, and is there"
     assert cut.note == "TFTP: a not served to 10.0.0.5: not found"
