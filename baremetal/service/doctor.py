@@ -23,6 +23,7 @@ from baremetal.errors import BaremetalError
 from baremetal.lifecycle.moves import current_step
 from baremetal.service.finding import Finding
 from baremetal.service.loaders import Loaders
+from baremetal.service.pairing import Pairing
 from baremetal.service.profiles import Profiles
 from baremetal.service.segments import Segments
 from baremetal.service.servers import find
@@ -30,6 +31,8 @@ from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 
 USUAL = ("undionly.kpxe", "ipxe.efi", "snponly.efi", "pxelinux.0", "lpxelinux.0", "bootx64.efi")
+# Firmware and kernel keep some for themselves: a machine with 1 GiB shows about 970 MiB.
+LEAST_MEMORY_MIB = 1100
 LEAST_FREE = 512 * 1024 * 1024
 
 
@@ -57,10 +60,12 @@ class Doctor:
         is_frozen: Callable[[BmcUrl, BmcCredentials], bool],
         blocked_s: Callable[[BmcUrl], float],
         now: Callable[[], datetime],
+        pairing: Pairing | None = None,
         wanted: Sequence[str] = (),
     ) -> None:
         """`wanted`: the loaders that the settings name, and that machines will therefore ask for."""
         self._loaders = loaders
+        self._pairing = pairing
         self._segments = segments
         self._wanted = tuple(wanted)
         self._store = store
@@ -208,7 +213,7 @@ class Doctor:
     # -- one server --
 
     def _server(self, record: ServerRecord, *, ask: bool) -> list[Finding]:
-        found = [*self._standing(record), *self._bmc(record)]
+        found = [*self._standing(record), *self._memory(record), *self._netboot(record), *self._bmc(record)]
         if ask and all(finding.ok is not False for finding in found):
             found.append(self._ask(record))
         return found
@@ -235,6 +240,27 @@ class Doctor:
                 Finding(name, None, f"run {run.number}: {run.trouble}", fix=f"baremetal explain {life.name}")
             ]
         return [Finding(name, True, str(life.state))]
+
+    def _memory(self, record: ServerRecord) -> list[Finding]:
+        """Installers unpack themselves into memory; only an inspection knows how much there is."""
+        seen = self._store.inventory(record.id)
+        mib = seen.found.get("memory_mib") if seen is not None else None
+        if mib is None or mib >= LEAST_MEMORY_MIB:
+            return []
+        text = f"{mib} MiB, by its inspection: most installers need more than 1 GiB"
+        return [
+            Finding(
+                f"memory of {record.life.name}", None, text, fix="see what the profile's installer asks for"
+            )
+        ]
+
+    def _netboot(self, record: ServerRecord) -> list[Finding]:
+        problem = self._pairing.problem(record) if self._pairing is not None else None
+        if problem is None:
+            return []
+        return [
+            Finding(f"loader of {record.life.name}", False, problem.what, problem.code, problem.fix or "")
+        ]
 
     def _bmc(self, record: ServerRecord) -> list[Finding]:
         name = f"BMC of {record.life.name}"

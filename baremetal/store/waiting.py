@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select
+from sqlalchemy import bindparam, delete, func, insert, or_, select
 
 from baremetal.errors import Refused
 from baremetal.lifecycle.events import Asked
 from baremetal.lifecycle.model import Verb
 from baremetal.store.codec import decode_event, dump, encode_event, load
-from baremetal.store.database import Prepared
+from baremetal.store.connection import Connection, Prepared
 from baremetal.store.history import append
 from baremetal.store.part import Part
 from baremetal.store.records import HistoryEntry, ServerRecord, WaitingRecord

@@ -16,7 +16,7 @@ from baremetal.lifecycle.decision import Decision
 from baremetal.lifecycle.model import Go, Signal
 from baremetal.service.callbacks import Call, Word
 from baremetal.service.news import read_news
-from baremetal.store import database
+from baremetal.store.connection import Connection
 from tests.integration.conftest import Service
 
 NAMES = ("r0", "r1", "r2", "r3")
@@ -47,14 +47,14 @@ def go(service: Service, name: str) -> Go | None:
 def commits(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """One item for each commit of this thread."""
     made: list[None] = []
-    honest, here = database._commit, threading.get_ident()
+    honest, here = Connection.commit, threading.get_ident()
 
-    def commit(connection: Any) -> None:
+    def commit(connection: Connection) -> None:
         honest(connection)
         if threading.get_ident() == here:
             made.append(None)
 
-    monkeypatch.setattr(database, "_commit", commit)
+    monkeypatch.setattr(Connection, "commit", commit)
     return made
 
 
@@ -115,14 +115,14 @@ def test_one_that_breaks_undoes_nothing_of_the_others(
 
 def test_what_could_not_be_committed_is_sent_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = rack(service, "r0", "r1")
-    honest, here = database._commit, threading.get_ident()
+    honest, here = Connection.commit, threading.get_ident()
 
-    def broken(connection: Any) -> None:
+    def broken(connection: Connection) -> None:
         if threading.get_ident() == here:
             raise sqlite3.OperationalError("disk I/O error")
         honest(connection)
 
-    monkeypatch.setattr(database, "_commit", broken)
+    monkeypatch.setattr(Connection, "commit", broken)
     assert service.app.boot_answers.hear(list(calls.values())) == [Word.WAIT, Word.WAIT]
     assert service.app.boot_answers.hear([calls["r0"]]) == [Word.WAIT]
     monkeypatch.undo()

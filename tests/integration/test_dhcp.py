@@ -219,6 +219,7 @@ def test_lpxelinux_is_told_where_its_files_are(place: Place, tmp_path: Path) -> 
 
 
 def test_full_gives_one_machine_one_address_whatever_it_calls_itself(place: Place, tmp_path: Path) -> None:
+    """S3-7: the installer's round ends with the lease that the firmware had."""
     with Rig(place, tmp_path, Mode.FULL).running():
         (first,) = ask(place, BIOS, "52:54:00:77:00:05")
         assert take(place, BIOS, first) is not None
