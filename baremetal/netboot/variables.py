@@ -38,6 +38,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "ssh_authorized_keys": [],
     "menu_timeout_s": None,
     "menu_default": None,
+    "notify_url": None,
 }
 MAX_VARIABLES: Final = 256
 MAX_TEXT: Final = 4096
@@ -192,6 +193,13 @@ def _url(value: Any) -> str:
     return str(value).rstrip("/")
 
 
+def _web_url(value: Any) -> str:
+    url = _url(value)
+    if not url.startswith(("http://", "https://")):
+        raise Invalid("not an http or https URL")
+    return url
+
+
 def _disk(value: Any) -> str:
     parse_selector(value)
     return str(value)
@@ -219,6 +227,7 @@ _FORMS: Final[Mapping[str, Callable[[Any], Any]]] = {
     ),
     "menu_timeout_s": _number(1, 3600),
     "menu_default": _form(_MENU_DEFAULT, "answer or local"),
+    "notify_url": _web_url,
 }
 _HELP: Final[Mapping[str, str]] = {
     "ip": "an address, or address/prefix",

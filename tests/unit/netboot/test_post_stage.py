@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,6 +126,51 @@ def test_logs_go_up_before_the_word_that_it_failed(machine: Machine, there: Offi
     assert told["stage"] == "partitioning"
     assert told["log"].endswith("last words [31m of the installer")
     assert len(told["log"]) <= 1500
+
+
+def test_an_operators_log_server_hears_before_and_after(machine: Machine, there: Office) -> None:
+    """S2-8: asked for by `notify_url`, after go and after the end was taken; what it is told has no token in it."""
+    hook = f"{there.url}/hook"
+    text = render_answer(frozen("centos7"), "ks.cfg", context("centos7", there.url, notify_url=f"{hook}/"))
+    there.replies["install-started"] = [(503, "wait"), (200, "go")]
+    assert machine.run(section(text, "pre")).returncode == 0
+    assert machine.run(section(text, "post")).returncode == 0
+    started, complete = (
+        {"server": "node-1", "run": "3", "event": f"install-{end}"} for end in ("started", "complete")
+    )
+    assert [call.fields for call in there.calls if call.signal == "hook"] == [started, complete]
+    heard = [call.signal for call in there.calls if call.signal != "progress"]
+    assert heard == ["install-started", "install-started", "hook", "install-complete", "hook"]
+    assert machine.run(section(text, "onerror")).returncode == 0
+    assert there.last("hook")["event"] == "install-failed"
+
+
+def test_a_log_server_that_is_away_or_broken_is_in_nobodys_way(machine: Machine, there: Office) -> None:
+    """S2-8."""
+    there.replies["hook"] = [(500, "oops")]
+    for hook in (f"{there.url}/hook", "http://127.0.0.1:9/hook"):
+        text = render_answer(frozen("tiny"), "ks.cfg", context("tiny", there.url, notify_url=hook))
+        begun = time.monotonic()
+        assert machine.run(section(text, "pre")).returncode == 0
+        assert machine.run(section(text, "post")).returncode == 0
+        assert time.monotonic() - begun < 20
+    assert there.signals("hook") == ["install-started", "install-complete"] * 2
+
+
+def test_the_debian_installer_tells_the_log_server_once_it_has_a_disk(
+    machine: Machine, there: Office
+) -> None:
+    """S2-8: it asks for go twice, and only the second is about to write."""
+    hook = f"{there.url}/hook"
+    early = render_answer(frozen("debian12"), "early.sh", context("debian12", there.url, notify_url=hook))
+    (machine.folder / "bin/debconf-set").write_text("#!/bin/sh\n")
+    (machine.folder / "bin/debconf-set").chmod(0o755)
+    (machine.folder / "bin/sh").symlink_to(shutil.which("true") or "/bin/true")
+    assert machine.run(early).returncode == 0
+    assert "hook" not in there.signals()
+    assert machine.run('. "$BM_TMP/bm-disk.sh"\n').returncode == 0
+    assert machine.run('. "$BM_TMP/bm-late.sh"\n').returncode == 0
+    assert there.signals() == ["install-started", "install-started", "hook", "install-complete", "hook"]
 
 
 def first_boot(machine: Machine, there: Office) -> subprocess.CompletedProcess[str]:
