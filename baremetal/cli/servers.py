@@ -107,6 +107,7 @@ def _strangers(found: list[dict[str, Any]], output: Output) -> None:
             ("TIMES", lambda u: str(u["times"])),
             ("LAST", lambda u: ago(u["last_seen_at"])),
             ("ASKED FOR", lambda u: u["what"]),
+            ("PART OF", lambda u: u.get("server") or ""),
         ],
     )
 

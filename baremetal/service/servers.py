@@ -161,7 +161,9 @@ class Servers:
         return {"host": host, "port": port, "user": "root", "host_keys": list(run.ssh_host_keys)}
 
     def unknowns(self) -> list[dict[str, Any]]:
-        """List the strangers that asked to boot."""
+        """List the strangers that asked to boot; `server`: in whose machine an inspection saw that NIC."""
+        strangers = self._store.unknowns()
+        owners = self._nics() if strangers else {}
         return [
             {
                 "mac": seen.mac,
@@ -172,9 +174,19 @@ class Servers:
                 "last_seen_at": seen.last_seen_at,
                 "times": seen.times,
                 "what": seen.what,
+                "server": owners.get(seen.mac),
             }
-            for seen in self._store.unknowns()
+            for seen in strangers
         ]
+
+    def _nics(self) -> dict[str, str]:
+        """Whose the NICs are that inspections found. A machine tries them in turn, and not all need be enrolled."""
+        found = {}
+        for record in self._store.servers():
+            seen = self._store.inventory(record.id)
+            for nic in seen.found.get("nics", ()) if seen is not None else ():
+                found[str(nic["mac"])] = record.life.name
+        return found
 
     def count(self) -> None:
         """Bring the gauge of servers by state up to date."""

@@ -199,6 +199,7 @@ def test_full_tells_every_kind_of_machine_what_to_boot(place: Place, tmp_path: P
 
 
 def test_full_gives_one_machine_one_address_whatever_it_calls_itself(place: Place, tmp_path: Path) -> None:
+    """S3-7: the installer's round ends with the lease that the firmware had."""
     with Rig(place, tmp_path, Mode.FULL).running():
         (first,) = ask(place, BIOS, "52:54:00:77:00:05")
         assert take(place, BIOS, first) is not None

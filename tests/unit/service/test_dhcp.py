@@ -1,0 +1,129 @@
+"""What dnsmasq's log becomes on the timeline: one machine is one server, whichever NIC asks and however often (S3-7).
+
+The lines are dnsmasq 2.90's own; they go through its reader and the service's notes into a real store.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from baremetal.engine.observations import Observations
+from baremetal.netboot.offer import Mode, Network, Segment
+from baremetal.netboot.sightings import Reader
+from baremetal.service.dhcp import Dhcp
+from baremetal.store.records import ServerRecord
+from baremetal.store.secrets import Secrets
+from baremetal.store.store import Store
+from tests.unit.store.fleet import new
+
+FIRST, SECOND, STRANGER = "52:54:00:00:00:01", "52:54:00:00:00:02", "52:54:00:00:00:99"
+FIRMWARE, INSTALLER = "PXEClient:Arch:00007:UNDI:003010", "anaconda-Linux 5.14.0 x86_64"
+SEGMENT = Segment(
+    name="rack1",
+    network=ipaddress.IPv4Network("10.9.0.0/24"),
+    first=ipaddress.IPv4Address("10.9.0.100"),
+    last=ipaddress.IPv4Address("10.9.0.109"),
+    interface="br0",
+    base="http://10.9.0.1:8080",
+    next_server="10.9.0.1",
+    script="http://10.9.0.1:8080/boot.ipxe",
+)
+
+
+class Rig:
+    """A service's DHCP side whose dnsmasq is not started: its log is told by the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.at = datetime(2026, 1, 1, tzinfo=UTC)
+        self.store = Store.open("sqlite://", Secrets.ephemeral())
+        self.observations = Observations(self.store, lambda: self.at)
+        self.belonged: list[tuple[str, str]] = []
+        self.reader = Reader()
+        self.dhcp = Dhcp(
+            Network(
+                Mode.FULL, (SEGMENT,), hosts_file=str(folder / "hosts"), lease_file=str(folder / "leases")
+            ),
+            folder,
+            self.store,
+            self.observations,
+            now=lambda: self.at,
+            later=lambda call: call(),
+            belongs=self.belongs,
+        )
+
+    def belongs(self, address: str, record: ServerRecord) -> None:
+        self.belonged.append((address, record.life.name))
+
+    def lease(self, xid: int, mac: str, address: str, vendor_class: str) -> None:
+        """A whole round: asked, offered, wanted, given."""
+        packets = (("DHCPDISCOVER(br0)", "DHCPOFFER(br0)"), ("DHCPREQUEST(br0)", "DHCPACK(br0)"))
+        for words in packets:
+            for text in (
+                "available DHCP range: 10.9.0.100 -- 10.9.0.109",
+                f"vendor class: {vendor_class}",
+                *(f"{word} {'' if 'DISCOVER' in word else f'{address} '}{mac}" for word in words),
+            ):
+                for seen in self.reader.read(f"dnsmasq-dhcp[7]: {xid} {text}"):
+                    self.dhcp._heard(seen)
+        for seen in self.reader.flush():
+            self.dhcp._heard(seen)
+
+    def notes(self) -> list[tuple[str, str]]:
+        self.observations.flush()
+        return [(entry.server, entry.note) for entry in self.store.history(kinds=["observation"])]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path)
+    yield made
+    made.store.close()
+
+
+ROUND = [
+    "asked for an address",
+    "was offered an address, {}",
+    "wants an address, {}",
+    "was given an address, {}",
+]
+
+
+def told(address: str) -> list[tuple[str, str]]:
+    return [("r1", f"DHCP: {words}".format(address)) for words in ROUND]
+
+
+def test_the_installers_second_round_is_the_same_server(rig: Rig) -> None:
+    rig.store.add_servers([new(1, macs=(FIRST, SECOND))], rig.at)
+    rig.lease(1, FIRST, "10.9.0.50", FIRMWARE)
+    rig.at += timedelta(seconds=30)
+    rig.lease(2, FIRST, "10.9.0.50", INSTALLER)
+    assert rig.notes() == told("10.9.0.50"), "within a minute the same words are said once"
+    rig.at += timedelta(minutes=3)
+    rig.lease(3, FIRST, "10.9.0.50", INSTALLER)
+    assert rig.notes() == told("10.9.0.50") * 2
+    assert set(rig.belonged) == {("10.9.0.50", "r1")}
+    assert rig.store.unknowns() == []
+
+
+def test_another_nic_of_the_machine_is_the_same_server(rig: Rig) -> None:
+    rig.store.add_servers([new(1, macs=(FIRST, SECOND))], rig.at)
+    rig.lease(1, SECOND, "10.9.0.101", FIRMWARE)
+    rig.lease(2, FIRST, "10.9.0.50", FIRMWARE)
+    notes = rig.notes()
+    assert {server for server, _ in notes} == {"r1"}
+    assert ("r1", "DHCP: was given an address, 10.9.0.101") in notes
+    assert ("r1", "DHCP: was given an address, 10.9.0.50") in notes
+
+
+def test_a_nic_that_is_nobodys_makes_no_server_and_no_note(rig: Rig) -> None:
+    rig.store.add_servers([new(1, macs=(FIRST,))], rig.at)
+    rig.lease(1, STRANGER, "10.9.0.102", FIRMWARE)
+    assert rig.notes() == []
+    assert rig.belonged == []
+    assert [record.life.name for record in rig.store.servers()] == ["r1"]
+    assert rig.store.unknowns() == [], "an address is no question what to boot"
