@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,14 @@ from baremetal.netboot import grub, pxelinux
 from baremetal.service.files import Files
 from baremetal.service.loaders import Loaders
 from baremetal.service.media import Media
+from baremetal.service.media_fit import Need
+from baremetal.service.media_import import MediaImport
 from baremetal.service.requests import FileRequest
 from tests.integration.conftest import MAC, Service
+from tests.unit.media import skeleton
 
 CLIENT = "10.0.0.5"
+PXE = ("images/pxeboot/vmlinuz", "images/pxeboot/initrd.img")
 HYPHENS = MAC.replace(":", "-")
 
 
@@ -69,6 +75,41 @@ def test_the_same_answers_as_over_http(service: Service, files: Files) -> None:
     assert text(files, service, "pxelinux.cfg/default") == service.machine.get("/pxelinux.cfg/default").text
     for name in grub.lookups("52:54:00:99:99:99", "10.0.0.9")[:-1]:
         assert files.resolve(name.lstrip("/"), CLIENT, service.boot_url) is None
+
+
+def test_an_imported_image_is_booted_from_by_tftp_and_installed_from_by_http(
+    service: Service, files: Files, tmp_path: Path
+) -> None:
+    """S2-4: kernel and initrd below the TFTP root, the tree below the HTTP root, syslinux's own files beside them."""
+    root = service.folder / "data/media"
+    need = Need("centos7", "centos7", "kickstart", "x86_64", *PXE, release="7")
+    tree = skeleton.red_hat("CentOS", "7")
+    added = MediaImport(root, (need,), now=lambda: datetime.now(UTC)).add(
+        "centos7", skeleton.make_iso(tree, tmp_path / "CentOS-7-x86_64-Minimal-2009.iso")
+    )
+    assert added.record.version == "7"
+    for path in PXE:
+        found = files.resolve(f"media/centos7/{path}", CLIENT, service.boot_url)
+        assert isinstance(found, Path)
+        assert found.read_bytes() == tree[path]
+    for path, data in tree.items():
+        assert service.machine.get(f"/media/centos7/{path}").content == data, path
+    service.enrol()
+    number = service.post("/v1/servers/r1/deploy", {"profile": "centos7"})["run"]
+    service.wait("r1", lambda server: (server["run"] or {}).get("step") == "script")
+    config = text(files, service, f"pxelinux.cfg/01-{HYPHENS}")
+    assert config is not None
+    kernel, initrd = (re.findall(rf"{word} ::(\S+)", config)[0] for word in ("KERNEL", "INITRD"))
+    assert kernel == f"media/_r1.{number}/centos7/{PXE[0]}"
+    for name, path in ((kernel, PXE[0]), (initrd, PXE[1])):
+        fetched = files.resolve(name, CLIENT, service.boot_url)
+        assert isinstance(fetched, Path)
+        assert fetched.read_bytes() == tree[path]
+    own = service.folder / "data/loaders"
+    own.mkdir(exist_ok=True)
+    for name in ("pxelinux.0", "ldlinux.c32", "menu.c32"):
+        (own / name).write_bytes(name.encode())
+        assert files.resolve(name, CLIENT, service.boot_url) == own / name
 
 
 @pytest.mark.parametrize(

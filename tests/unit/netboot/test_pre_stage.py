@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,52 @@ def there() -> Iterator[Office]:
 def pre(there: Office, server: ServerFacts = SERVER, **variables: Any) -> str:
     text = render_answer(frozen("tiny"), "ks.cfg", context("tiny", there.url, server, **variables))
     return section(text, "pre")
+
+
+# What the founding article's kickstart says, and what ours says for it where that is more careful.
+ARTICLE = [
+    "install",
+    "auth --enableshadow --passalgo=sha512",
+    "text",  # for graphical: nobody looks at it
+    "url --url=http://192.0.2.7/centos",
+    "lang en_US.UTF-8",
+    "keyboard --vckeymap=us --xlayouts=us",
+    "timezone Asia/Shanghai --isUtc",
+    "selinux --disabled",
+    "services --enabled=sshd,chronyd",  # also for `systemctl enable sshd` in %post
+    "firstboot --disable",
+    "rootpw --lock",  # for rootpw --iscrypted: keys log in
+    "network --hostname=node7.example.net",
+    "network --device=bootif --bootproto=dhcp --onboot=on --activate",
+    "reboot",
+    "@core",
+    "chrony",
+    "kexec-tools",
+    "%addon com_redhat_kdump --enable --reserve-mb='auto'",
+]
+
+
+def test_centos7_says_what_the_founding_articles_kickstart_does(machine: Machine, there: Office) -> None:
+    """S2-5, with a named disk, a locked root and SSH keys in the place of `clearpart --all` and a password hash."""
+    key = "ssh-ed25519 " + "A" * 68 + " ops@example"
+    told = {
+        "hostname": "node7",
+        "domain": "example.net",
+        "timezone": "Asia/Shanghai",
+        "ssh_authorized_keys": [key],
+    }
+    text = render_answer(
+        frozen("centos7"), "ks.cfg", context("centos7", there.url, mirror="http://192.0.2.7/centos", **told)
+    )
+    lines = text.splitlines()
+    assert [line for line in ARTICLE if line not in lines] == []
+    assert not re.search(r"rootpw.*\$|clearpart --all(?! --drives=)", text)
+    assert key in section(text, "post")
+    machine.disk("vda", 20 * GIB)
+    done = machine.run(section(text, "pre"))
+    assert done.returncode == 0, done.stderr
+    partitioning = (machine.include() or "").splitlines()
+    assert {"autopart --type=lvm", "clearpart --all --drives=vda --initlabel"} <= set(partitioning)
 
 
 def test_with_go_the_include_names_the_one_disk(machine: Machine, there: Office) -> None:
