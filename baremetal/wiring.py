@@ -51,6 +51,7 @@ from baremetal.service.explain import Explain
 from baremetal.service.files import Files
 from baremetal.service.loaders import Loaders
 from baremetal.service.media import Media
+from baremetal.service.pairing import Pairing
 from baremetal.service.power import Power
 from baremetal.service.profiles import Offer, Profiles
 from baremetal.service.recipe import Kitchen
@@ -167,6 +168,7 @@ def _assemble(
     secrets_made = [config.key_file, config.token_file, keys / "master.key", keys / "proof_key"]
     described = network(config, base)
     segments = Segments(described)
+    pairing = Pairing(described.segments if described.mode is not Mode.EXTERNAL else (), loaders)
     admission = Admission(
         store,
         engine,
@@ -185,6 +187,7 @@ def _assemble(
             admission=admission,
             base=base,
             now=now,
+            pairing=pairing,
             budgets=budgets,
             limits=limits,
         ),
@@ -198,6 +201,7 @@ def _assemble(
             Place(config.data_dir, base, secrets_made),
             loaders,
             segments,
+            pairing=pairing,
             wanted=_named_loaders(described) if config.dhcp.mode != "external" else (),
             is_frozen=conversations.is_frozen,
             blocked_s=conversations.blocked_s,

@@ -7,7 +7,7 @@ from baremetal.cli.paint import Paint, say
 from baremetal.errors import BaremetalError
 
 # What a deploy would have run into is found beforehand and has a code of its own.
-_PREFLIGHT = {"BM202", "BM203", "BM204"}
+_PREFLIGHT = {"BM202", "BM203", "BM204", "BM307"}
 
 _CODES: tuple[tuple[type[BaremetalError], int], ...] = (
     (errors.NotAuthorised, 9),

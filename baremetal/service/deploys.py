@@ -41,6 +41,7 @@ from baremetal.service.errands import Errands
 from baremetal.service.hardware import Hardware
 from baremetal.service.inventory import for_templates
 from baremetal.service.manner import manner_of
+from baremetal.service.pairing import Pairing
 from baremetal.service.profiles import Offer, Profiles
 from baremetal.service.recipe import Kitchen, Recipe
 from baremetal.store.records import ServerRecord
@@ -87,9 +88,11 @@ class Deploys:
         admission: Admission,
         base: str,
         now: Callable[[], datetime],
+        pairing: Pairing | None = None,
         budgets: Budgets | None = None,
         limits: Limits | None = None,
     ) -> None:
+        self._pairing = pairing
         self._store = store
         self._engine = engine
         self._budgets = budgets or Budgets()
@@ -179,8 +182,15 @@ class Deploys:
         if problems:
             problems[0].server = problems[0].server or record.life.name
             raise problems[0]
-        self._profiles.check_media(offer)
+        self._check_boot(record, offer)
         return _Ready(record, asked, Begin(profile=offer.name, frozen=recipe.as_dict() | {"by": by}))
+
+    def _check_boot(self, record: ServerRecord, offer: Offer) -> None:
+        """Make sure that the server can start what the profile boots. Raises MediaMissing BM202, Invalid BM307."""
+        self._profiles.check_media(offer)
+        problem = self._pairing.problem(record, offer.profile.family) if self._pairing is not None else None
+        if problem is not None:
+            raise problem
 
     def _check_state(self, record: ServerRecord, asked: Asked) -> None:
         _raise_refusal(record, decide(record.life, asked, self._now()))
@@ -274,7 +284,7 @@ class Deploys:
             if str(error) not in [str(known) for known in problems]:
                 problems.append(error)
         try:
-            self._profiles.check_media(offer)
+            self._check_boot(record, offer)
         except BaremetalError as error:
             problems.append(error)
         return {

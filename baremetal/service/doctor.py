@@ -23,6 +23,7 @@ from baremetal.errors import BaremetalError
 from baremetal.lifecycle.moves import current_step
 from baremetal.service.finding import Finding
 from baremetal.service.loaders import Loaders
+from baremetal.service.pairing import Pairing
 from baremetal.service.profiles import Profiles
 from baremetal.service.segments import Segments
 from baremetal.service.servers import find
@@ -57,10 +58,12 @@ class Doctor:
         is_frozen: Callable[[BmcUrl, BmcCredentials], bool],
         blocked_s: Callable[[BmcUrl], float],
         now: Callable[[], datetime],
+        pairing: Pairing | None = None,
         wanted: Sequence[str] = (),
     ) -> None:
         """`wanted`: the loaders that the settings name, and that machines will therefore ask for."""
         self._loaders = loaders
+        self._pairing = pairing
         self._segments = segments
         self._wanted = tuple(wanted)
         self._store = store
@@ -208,7 +211,7 @@ class Doctor:
     # -- one server --
 
     def _server(self, record: ServerRecord, *, ask: bool) -> list[Finding]:
-        found = [*self._standing(record), *self._bmc(record)]
+        found = [*self._standing(record), *self._netboot(record), *self._bmc(record)]
         if ask and all(finding.ok is not False for finding in found):
             found.append(self._ask(record))
         return found
@@ -235,6 +238,14 @@ class Doctor:
                 Finding(name, None, f"run {run.number}: {run.trouble}", fix=f"baremetal explain {life.name}")
             ]
         return [Finding(name, True, str(life.state))]
+
+    def _netboot(self, record: ServerRecord) -> list[Finding]:
+        problem = self._pairing.problem(record) if self._pairing is not None else None
+        if problem is None:
+            return []
+        return [
+            Finding(f"loader of {record.life.name}", False, problem.what, problem.code, problem.fix or "")
+        ]
 
     def _bmc(self, record: ServerRecord) -> list[Finding]:
         name = f"BMC of {record.life.name}"

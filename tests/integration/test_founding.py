@@ -21,8 +21,8 @@ BOOT_CFG = (
     "bootstate=0\nkernel=/b.b00\nkernelopt=cdromBoot runweasel\nmodules=/jumpstrt.gz --- /useropts.gz\n"
 )
 UBUNTU = {f"ubuntu-installer/amd64/{name}": name.encode() for name in ("linux", "initrd.gz")}
-ESXI = {path.lower(): data for path, data in skeleton.ESXI.items()} | {"boot.cfg": BOOT_CFG.encode()}
-WINDOWS = skeleton.WINDOWS | {"wimboot": b"wimboot"}
+ESXI = {**{path.lower(): data for path, data in skeleton.ESXI.items()}, "boot.cfg": BOOT_CFG.encode()}
+WINDOWS = {**skeleton.WINDOWS, "wimboot": b"wimboot"}
 MEDIA: Mapping[str, skeleton.Tree] = {
     "centos7": skeleton.red_hat("CentOS", "7"),
     "ubuntu1804": UBUNTU,

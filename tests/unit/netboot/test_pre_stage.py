@@ -67,7 +67,7 @@ ARTICLE = [
 def test_centos7_says_what_the_founding_articles_kickstart_does(machine: Machine, there: Office) -> None:
     """S2-5, with a named disk, a locked root and SSH keys in the place of `clearpart --all` and a password hash."""
     key = "ssh-ed25519 " + "A" * 68 + " ops@example"
-    told = {
+    told: dict[str, Any] = {
         "hostname": "node7",
         "domain": "example.net",
         "timezone": "Asia/Shanghai",
