@@ -31,6 +31,8 @@ from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 
 USUAL = ("undionly.kpxe", "ipxe.efi", "snponly.efi", "pxelinux.0", "lpxelinux.0", "bootx64.efi")
+# Firmware and kernel keep some for themselves: a machine with 1 GiB shows about 970 MiB.
+LEAST_MEMORY_MIB = 1100
 LEAST_FREE = 512 * 1024 * 1024
 
 
@@ -211,7 +213,7 @@ class Doctor:
     # -- one server --
 
     def _server(self, record: ServerRecord, *, ask: bool) -> list[Finding]:
-        found = [*self._standing(record), *self._netboot(record), *self._bmc(record)]
+        found = [*self._standing(record), *self._memory(record), *self._netboot(record), *self._bmc(record)]
         if ask and all(finding.ok is not False for finding in found):
             found.append(self._ask(record))
         return found
@@ -238,6 +240,19 @@ class Doctor:
                 Finding(name, None, f"run {run.number}: {run.trouble}", fix=f"baremetal explain {life.name}")
             ]
         return [Finding(name, True, str(life.state))]
+
+    def _memory(self, record: ServerRecord) -> list[Finding]:
+        """Installers unpack themselves into memory; only an inspection knows how much there is."""
+        seen = self._store.inventory(record.id)
+        mib = seen.found.get("memory_mib") if seen is not None else None
+        if mib is None or mib >= LEAST_MEMORY_MIB:
+            return []
+        text = f"{mib} MiB, by its inspection: most installers need more than 1 GiB"
+        return [
+            Finding(
+                f"memory of {record.life.name}", None, text, fix="see what the profile's installer asks for"
+            )
+        ]
 
     def _netboot(self, record: ServerRecord) -> list[Finding]:
         problem = self._pairing.problem(record) if self._pairing is not None else None

@@ -25,6 +25,7 @@ def started(service: Service, callback: str, **more: object) -> tuple[int, str]:
 
 
 def test_a_machine_on_its_whole_way(service: Service) -> None:
+    """Pain 11: what it fetches, its stages and its logs are on the timeline while it installs; S2-8: so is its end."""
     service.enrol()
     number = service.deploy_until_window()
     assert [what for what, _ in service.chassis["r1"].log] == ["on"]
@@ -122,6 +123,7 @@ def test_a_rack_that_asks_at_once_is_counted_one_by_one(service: Service) -> Non
 
 
 def test_everything_out_of_its_window_boots_its_disk(service: Service) -> None:
+    """Pain 2: nothing but an open run is ever given an installer, whatever firmware asks for."""
     assert "unknown machine" in service.script("52:54:00:99:99:99")
     service.enrol()
     assert "nothing to install" in service.script()
@@ -154,6 +156,7 @@ def test_the_debian_installer_gets_an_empty_second_preseed(service: Service) -> 
 
 
 def test_scripts_are_served_three_times_and_head_does_not_count(service: Service) -> None:
+    """Pain 2: a machine that boots in circles is given its installer three times, and its disk from then on."""
     service.enrol()
     service.deploy_until_window()
     for _ in range(5):
@@ -172,6 +175,7 @@ def test_head_is_no_signal(service: Service) -> None:
 
 
 def test_a_boot_script_after_go_fails_the_run(service: Service) -> None:
+    """Pain 2: a second installer is not started; the run says why."""
     service.enrol()
     service.deploy_until_window()
     _, callback = service.tokens(service.script())

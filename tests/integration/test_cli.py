@@ -312,6 +312,7 @@ def wait_for_strangers(service: Service, *macs: str) -> None:
 def test_strangers_are_listed_and_taken_in(
     bml: Run, machine: SimulatedServer, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Pain 17: seen, and enrolled by one command."""
     service.machine.get("/ipxe", params={"mac": machine.mac, "serial": machine.serial, "arch": "x86_64"})
     wait_for_strangers(service, machine.mac)
     code, out, _ = bml("list", "--unknown")

@@ -113,6 +113,7 @@ def test_deploy_of_an_active_server_names_rebuild(service: Service) -> None:
 
 
 def test_undefined_variable_names_file_and_line(service: Service) -> None:
+    """Pain 16: with the variable and the server; nothing was started."""
     service.enrol()
     text = service.template.read_text() + "# {{ rack_nmae }}\n"
     service.template.write_text(text)
@@ -122,6 +123,8 @@ def test_undefined_variable_names_file_and_line(service: Service) -> None:
         "kickstart/test.ks.j2",
         len(text.splitlines()),
     )
+    assert (answer["variable"], answer["server"]) == ("rack_nmae", "r1")
+    assert service.get("/v1/servers/r1")["run"] is None
     lint = service.get("/v1/profiles/test/lint")
     assert "BM203" in [problem["code"] for problem in lint["problems"]]
     assert not lint["ok"]

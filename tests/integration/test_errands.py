@@ -103,6 +103,21 @@ def test_an_inspection_is_shown_and_known_to_plans_and_templates(service: Servic
     assert plan["disk"]["chosen"] is None
 
 
+@pytest.mark.parametrize(("mib", "told"), [(970, True), (131072, False), (None, False)])
+def test_doctor_says_where_the_memory_is_too_small_for_installers(
+    service: Service, mib: int | None, told: bool
+) -> None:
+    """S2-7: more than 1 GB, checked from the inventory."""
+    manageable(service)
+    callback = boot(service, "inspect")
+    assert say(service, callback, "inspect-complete", inventory={**FOUND, "memory_mib": mib}) == (200, "ok")
+    ended(service, "manageable")
+    for checks in (service.get("/v1/doctor")["checks"], service.get("/v1/doctor", name="r1")["checks"]):
+        found = [check for check in checks if check["name"] == "memory of r1"]
+        assert [check["ok"] for check in found] == ([None] if told else [])
+        assert not told or "970 MiB" in found[0]["what"]
+
+
 def test_another_machine_cannot_speak_for_an_inspection(service: Service) -> None:
     manageable(service)
     callback = boot(service, "inspect")

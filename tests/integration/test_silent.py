@@ -24,6 +24,7 @@ def window(service: Service) -> None:
 
 
 def test_esxi_on_its_whole_way(tmp_path: Path) -> None:
+    """S0-11: its boot.cfg, from deploy to active."""
     with running(tmp_path) as service:
         lay_out(tmp_path)
         service.enrol()

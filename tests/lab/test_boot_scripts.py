@@ -151,6 +151,7 @@ def test_local_boot_reaches_the_disk(
 
 
 def test_a_loop_of_scripts_ends_at_the_disk(boot: Callable[..., QemuMachine], host: Host) -> None:
+    """Pain 9, S1-1: the loop counter of boot.ipxe, in iPXE itself."""
     host.answers["/ipxe"] = [f"#!ipxe\nchain --replace {host.base}/boot.ipxe\n"]
     machine = boot()
     wait_until(lambda: disk_is_up(machine), 60, f"the disk's own system; seen {host.asked}")

@@ -78,7 +78,7 @@ def test_no_disk_or_none_that_fits_is_refused_before_any_write(ready: Setting) -
 
 
 def test_installer_that_fails_says_where_and_leaves_its_log(ready: Setting) -> None:
-    """BM404 with the stage the installer was in; its own log is kept. Beside it one that reboots by itself: BM405."""
+    """BM404 with the stage the installer was in; its own log is kept (pain 11). Beside it one that reboots: BM405."""
     lab, one, two = ready
     run = lab.deploy(one, fail="bad-image")
     other = lab.deploy(two, fail="reboot")

@@ -62,6 +62,7 @@ def expected(name: str) -> list[str]:
 def test_the_boot_script_fetches_what_it_should(
     name: str, boot: Callable[..., QemuMachine], host: Host
 ) -> None:
+    """S0-10, S0-11, S4-6: wimboot and its files, mboot, linux and initrd.gz; the boot side without a SAN."""
     files = files_of(name)
     script = files.pop("install.ipxe").replace("http://192.0.2.1:8080", host.base)
     host.answers["/ipxe"] = [script]

@@ -78,7 +78,7 @@ def test_ipxe_fetches_scripts_and_a_kernel(tmp_path: Path) -> None:
 
 
 def test_uefi_asks_for_the_size_and_then_fetches(tmp_path: Path) -> None:
-    """EDK2's own client. QEMU's user network keeps port 69 to itself: hence a network of our own."""
+    """EDK2's own client. QEMU's user network keeps port 69 to itself: hence a network of our own. Pain 20."""
     for program in ("ip", "unshare", "dnsmasq"):
         if shutil.which(program, path=PATH) is None:
             pytest.skip(f"{program} is not installed")

@@ -81,6 +81,7 @@ PXE = ("images/pxeboot/vmlinuz", "images/pxeboot/initrd.img")
     ],
 )
 def test_each_distribution_is_known_by_what_it_says(tree: Tree, expected: tuple[str, ...]) -> None:
+    """Pain 13: by .treeinfo, .discinfo, .disk/info, casper or boot.cfg."""
     finding = found(tree)
     said = (finding.distro, finding.family, finding.version, finding.arch, finding.kernel, finding.initrd)
     assert said == expected
@@ -192,6 +193,7 @@ def test_a_broken_treeinfo_is_no_answer_and_no_crash(broken: str) -> None:
 
 
 def test_what_says_nothing_gets_the_nearest_match() -> None:
+    """Pain 13."""
     finding = found({"casper/vmlinuz": b"k", "casper/initrd.lz": b"i", "casper/filesystem.squashfs": b"s"})
     assert (finding.distro, finding.confidence) == ("ubuntu", Confidence.GUESS)
     assert "casper/*.squashfs is there" in finding.evidence
@@ -209,6 +211,7 @@ def test_what_fits_nothing_says_so_and_still_names_a_pair() -> None:
 
 
 def test_the_operators_word_overrides() -> None:
+    """Pain 13."""
     tree = {
         "casper/vmlinuz": b"k",
         "casper/initrd.lz": b"i",

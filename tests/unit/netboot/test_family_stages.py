@@ -195,6 +195,7 @@ def _image(
 def test_an_image_is_streamed_and_compared_before_it_is_reported(
     machine: Machine, there: Office, packed: bool
 ) -> None:
+    """S2-8: an image as a way to deploy."""
     data = os.urandom(2 << 20)
     served = gzip.compress(data) if packed else data
     done = _image(

@@ -79,6 +79,7 @@ def test_a_plain_template_of_ones_own_is_clean(tmp_path: Path) -> None:
     ],
 )
 def test_each_fault_is_found_with_its_line(tmp_path: Path, added: str, words: str, line: int | None) -> None:
+    """Pain 16."""
     found = lint(tmp_path, added + HEAD + PARTS)
     fitting = [finding for finding in found if words in finding.message]
     assert fitting, [str(finding) for finding in found]
@@ -107,6 +108,7 @@ def test_no_reboot_is_a_warning(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("release", "words"), [(8, "install"), (9, "auth")])
 def test_what_later_releases_no_longer_know_is_found(tmp_path: Path, release: int, words: str) -> None:
+    """Pain 16: by the syntax of the release."""
     found = lint(tmp_path, "install\nauth --enableshadow\n" + HEAD + PARTS, release)
     assert any(words in finding.message for finding in found)
 

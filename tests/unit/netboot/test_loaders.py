@@ -173,7 +173,7 @@ def pxelinux_install(
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 def test_installs(profile: str) -> None:
-    """S3-4 (GRUB's entry, with inst.repo by URL), S2-3 (pxelinux's)."""
+    """S3-4 (GRUB's entry, with inst.repo by URL), S2-3 (pxelinux's); pains 3 (`linux`) and 18 (BOOTIF)."""
     golden(f"loaders/{profile}.install.grub.cfg", grub_install(profile))
     golden(f"loaders/{profile}.install.pxelinux.cfg", pxelinux_install(profile))
     golden(f"loaders/{profile}.install.lpxelinux.cfg", pxelinux_install(profile, Loader.LPXELINUX))
@@ -183,14 +183,14 @@ def test_installs(profile: str) -> None:
 
 
 def test_builds_of_grub_before_2_06_and_http() -> None:
-    """S3-4: `linuxefi` and `initrdefi` by the server's quirk; HTTP where it knows it."""
+    """S3-4: `linuxefi` and `initrdefi` by the server's quirk; HTTP where it knows it. Pain 3."""
     text = grub_install("rocky9", commands="linuxefi", media="http")
     golden("loaders/rocky9.install.linuxefi-http.grub.cfg", text)
     assert "if linux " not in text
 
 
 def test_red_hat_6_is_told_its_nic_in_the_old_way() -> None:
-    """S2-3: `ks=` and `ksdevice=bootif`, which needs the BOOTIF that IPAPPEND 2 adds."""
+    """S2-3: `ks=` and `ksdevice=bootif`, which needs the BOOTIF that IPAPPEND 2 adds. Pain 18."""
     old = pxelinux_install("centos7", release=6)
     assert "ks=http://192.0.2.1:8080/answer/" in old
     assert " ksdevice=bootif" in old

@@ -113,6 +113,7 @@ def test_a_post_stage_that_fails_is_reported_with_its_stage(machine: Machine, th
 
 
 def test_logs_go_up_before_the_word_that_it_failed(machine: Machine, there: Office) -> None:
+    """Pain 11."""
     log = machine.folder / "tmp/anaconda.log"
     log.write_text("line\n" * 100_000 + "last words \x1b[31m\x00é of the installer\n", encoding="utf-8")
     text = kickstart(there)

@@ -84,6 +84,7 @@ def test_the_end_is_a_block_that_is_not_full(size: int) -> None:
 
 
 def test_block_numbers_go_on_at_zero_after_65535() -> None:
+    """Pain 20."""
     size = 8 * 66_000 + 3
     body = random.Random(3).randbytes(size)
     with Rig(lambda _: body, limits=Limits(patience=CALM)) as rig, Client(rig.address, wait_s=5) as client:
@@ -281,6 +282,7 @@ def test_firmware_asks_for_the_size_first_and_then_in_earnest() -> None:
 def test_options_are_answered_as_far_as_they_are_understood(
     asked: dict[str, int | str], answered: dict[str, str]
 ) -> None:
+    """Pain 20: blksize, tsize, windowsize."""
     with serve({"a": BODY[:1000]}) as rig, Client(rig.address) as client:
         got = client.get("a", asked)
         assert (got.options, got.data) == (answered, BODY[:1000])

@@ -60,6 +60,7 @@ def below(root: Path) -> set[str]:
 
 
 def test_an_image_becomes_media_that_the_boot_app_serves(media: MediaImport, rocky: Path, root: Path) -> None:
+    """S2-4."""
     added = media.add("rocky9", rocky)
     assert (added.name, added.folder, added.replaced, added.warnings) == (
         "rocky9",
@@ -227,6 +228,7 @@ def test_what_does_not_fit_is_refused_in_plain_words(
     root: Path,
     tmp_path: Path,
 ) -> None:
+    """Pain 13: with the nearest match, and `--as`."""
     with pytest.raises(kind, match=words) as caught:
         media.add(name, make_iso(tree, tmp_path / "x.iso"))
     assert (caught.value.code, type(caught.value)) == (code, kind)
