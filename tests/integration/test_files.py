@@ -63,6 +63,7 @@ def test_pxelinux_boots_an_installer_by_tftp_alone(service: Service, files: File
 
 
 def test_the_same_answers_as_over_http(service: Service, files: Files) -> None:
+    """S0-1, S1-2: scripts embedded into iPXE chain to boot.ipxe or the MAC's script by TFTP."""
     service.enrol()
     for name in (
         f"grub.cfg-01-{HYPHENS}",

@@ -88,7 +88,7 @@ def test_winpe_by_wimboot(service: Service) -> None:
 
 
 def test_ubuntus_netboot_installer_with_its_preseed(service: Service) -> None:
-    """S0-10, S4-6: linux and initrd.gz with `auto=true fb=false url=…/preseed.cfg DEBCONF_DEBUG=5` and a name."""
+    """S0-10, S4-4, S4-6: linux and initrd.gz with `auto=true fb=false url=…/preseed.cfg DEBCONF_DEBUG=5` and a name."""
     script = start(
         service, "ubuntu1804", f"ipxe/cfg/mac-{HEXED}.ipxe.cfg",
         kernel_args="fb=false DEBCONF_DEBUG=5", hostname="r1.Ubuntu",

@@ -142,7 +142,7 @@ def test_an_address_alone_starts_no_installer_and_ends_none(service: Service) ->
 
 
 def test_the_founding_systems_scripts_find_theirs(service: Service) -> None:
-    """S0-2, S0-3, S0-4, S1-1, S1-2, S4-3: every name that their scripts chain to."""
+    """S0-2, S0-3, S0-4, S1-1, S1-2, S1-3, S4-3: every name that their scripts chain to."""
     service.enrol(uuid=UUID)
     hexed = MAC.replace(":", "")
     want = service.script()
@@ -154,7 +154,12 @@ def test_the_founding_systems_scripts_find_theirs(service: Service) -> None:
         f"{HYPHENS}.ipxe",
     ):
         assert service.machine.get(f"/{name}").text == want, name
-    for name in ("boot/hostname-r1.ipxe", "boot/mac-525400999999.ipxe", "boot/chip-i350.ipxe"):
+    for name in (
+        "boot/hostname-r1.ipxe",
+        "boot/mac-525400999999.ipxe",
+        "boot/pci-80861521.ipxe",
+        "boot/chip-i350.ipxe",
+    ):
         assert service.machine.get(f"/{name}").status_code == 404, "the next name of the order is asked"
     first = service.machine.get("/boot.ipxe").text
     for name in ("default.ipxe", "menu.ipxe", "autoexec.ipxe", "ipxe/boot.ipxe"):

@@ -173,7 +173,7 @@ def pxelinux_install(
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 def test_installs(profile: str) -> None:
-    """S3-4 (GRUB's entry, with inst.repo by URL), S2-3 (pxelinux's); pains 3 (`linux`) and 18 (BOOTIF)."""
+    """S3-4 (GRUB's entry, with inst.repo by URL), S2-3 (pxelinux's); pain 3 (`linux`), pain 18 (BOOTIF)."""
     golden(f"loaders/{profile}.install.grub.cfg", grub_install(profile))
     golden(f"loaders/{profile}.install.pxelinux.cfg", pxelinux_install(profile))
     golden(f"loaders/{profile}.install.lpxelinux.cfg", pxelinux_install(profile, Loader.LPXELINUX))
