@@ -52,7 +52,7 @@ class Follower:
         self.told[name] = told
         self._stale = True
         marks = past["marks"]
-        self._start(marks[0]["id"] - 1 if marks else None)
+        self._start(min(int(mark["id"]) for mark in marks) - 1 if marks else None)
 
     def expect(self, name: str, run: int, profile: str) -> None:
         """Follow a run that is to begin when its turn comes."""
@@ -169,7 +169,7 @@ def tell_run(client: Client, screen: Screen, name: str, run: int) -> Milestones:
     past = client.get(server_path(name, "timeline"), run=run)
     told = Milestones(name, run, past.get("profile") or "", past.get("disks") or ())
     if past["marks"]:
-        after = past["marks"][0]["id"] - 1
+        after = min(int(mark["id"]) for mark in past["marks"]) - 1
         page = client.get(server_path(name, "events"), after=after, limit=5000)["events"]
         for event in sorted(page, key=lambda event: (parse_time(event["at"]), event["id"])):
             if rows := told.feed(event):

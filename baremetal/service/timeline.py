@@ -116,7 +116,8 @@ class Timeline:
             )
         marks: list[dict[str, Any]] = []
         before = run.started_at
-        for entry in self._entries(record.id, number):
+        # what was seen is written a little after what was decided meanwhile
+        for entry in sorted(self._entries(record.id, number), key=lambda entry: (entry.at, entry.id)):
             if entry.outcome == "no-op":
                 continue
             marks.append(
