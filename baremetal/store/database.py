@@ -1,9 +1,8 @@
 """The one part that knows which database this is: connections, locks, transactions, faults.
 
-Owns the engine, the pragmas, the lock around writes, and the translation of the library's faults into `Unavailable`.
-Knows no table. Reads are single statements outside any transaction; a write is one transaction that has the database to
-itself from its first statement on (SQLite: BEGIN IMMEDIATE behind a process lock, because deferred ones fail with
-"database is locked" half-way; PostgreSQL: an advisory lock, so that history ids become visible in their order).
+Owns the engine, the pragmas and the doors. Knows no table. Reads are single statements outside any transaction; a
+write is whole or undone, and has the database to itself from its first statement on (SQLite: in turn, with one flush
+for those that come together, see `convoy.py`; PostgreSQL: an advisory lock, so that history ids show in their order).
 """
 
 from __future__ import annotations
@@ -22,19 +21,18 @@ from sqlalchemy import Engine, Table, create_engine, event, pool
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from baremetal.errors import Invalid, Unavailable
 from baremetal.store.connection import Connection
+from baremetal.store.convoy import Convoy
+from baremetal.store.faults import WAIT_S, busy, is_fault, unavailable, undo
 from baremetal.store.tables import METADATA
 
-WAIT_S = 30.0
 _ADVISORY = 0x6261_7265_6D65_7461  # "baremeta"
 _OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 _RLock = Any  # the standard library names no type for it
-# Faults that are ours, not the database's: they pass through as they are.
-_BUGS = frozenset({"IntegrityError", "ProgrammingError", "DataError", "NotSupportedError"})
 
 
 class Database:
@@ -51,9 +49,6 @@ class Database:
                 fix="use a Python built with SQLite 3.35 or newer",
             )
         self.dialect = where.get_backend_name()
-        self._lock: _RLock = threading.RLock() if self.dialect == "sqlite" else None
-        # Of the groups one contends for the lock, and of all other writes one.
-        self._queue, self._groups = threading.Lock(), threading.Lock()
         self._kept: Connection | None = None
         self._idle: list[Connection] = []
         self._open = _Open()
@@ -61,14 +56,16 @@ class Database:
             self._engine = _memory_engine()
             self._kept = Connection(self._engine.connect())
             _create_in_memory(self._kept)
-            self._reading = _MemoryDoor(self._kept, self._lock, writes=False)
-            self._writing = _MemoryDoor(self._kept, self._lock, writes=True)
+            lock = threading.RLock()
+            self._reading = _MemoryDoor(self._kept, lock, writes=False)
+            self._writing = _MemoryDoor(self._kept, lock, writes=True)
         elif self.dialect == "sqlite":
             _create_file(Path(str(where.database)))
             self._engine = create_engine(
                 where, pool_size=16, max_overflow=48, pool_timeout=WAIT_S, hide_parameters=True, **_SQLITE
             )
             event.listen(self._engine, "connect", _prepare_file)
+            self._convoy = Convoy(self._take, self._give_back)
         else:
             self._engine = create_engine(
                 where, pool_size=16, max_overflow=16, pool_pre_ping=True, hide_parameters=True
@@ -88,32 +85,28 @@ class Database:
         if self._kept is not None:
             return self._reading
         if self.dialect == "sqlite":
-            return _Door(self._take, self._give_back, None, None)
-        return _Door(lambda: Connection(self._reader.connect()), Connection.close, None, None)
+            return _Door(self._take, self._give_back, None)
+        return _Door(lambda: Connection(self._reader.connect()), Connection.close, None)
 
     def write(self) -> AbstractContextManager[Connection]:
         """Open the database for one transaction: committed at the end of the block, rolled back by any exception."""
         if self._open.group is not None:
             return _Joined(self._open.group, writes=True)
-        return self._write(self._queue)
-
-    def _write(self, queue: threading.Lock) -> AbstractContextManager[Connection]:
         if self._kept is not None:
             return self._writing
         if self.dialect == "sqlite":
-            return _Door(self._take, self._give_back, self._lock, _begin_in_file, queue)
-        return _Door(lambda: Connection(self._engine.connect()), Connection.close, None, _begin_postgresql)
+            return self._convoy.write()
+        return _Door(lambda: Connection(self._engine.connect()), Connection.close, _begin_postgresql)
 
     @contextmanager
     def together(self) -> Iterator[None]:
         """Commit all writes that this thread makes inside the block at once, at its end: one flush for all of them.
 
         Each write is still whole or undone by itself. A fault of the database undoes all of them, and is raised at the
-        end, or where the commit fails. Groups do not nest. A group waits for one other write at most, however many
-        wait: it has gathered those who wait for it.
+        end, or where the commit fails. Groups do not nest.
         """
         assert self._open.group is None, "a group inside a group"
-        with self._write(self._groups) as connection:
+        with self.write() as connection:
             group = self._open.group = _Group(connection)
             try:
                 yield
@@ -169,29 +162,22 @@ class Database:
 
 
 class _Door:
-    """The context manager behind `read` and `write`: written out, because every commit passes through it."""
+    """The door of a connection of one's own: reads, and writes where the database itself keeps them apart."""
 
-    __slots__ = ("_begin", "_connect", "_connection", "_give_back", "_lock", "_queue")
+    __slots__ = ("_begin", "_connect", "_connection", "_give_back")
 
     def __init__(
         self,
         connect: Callable[[], Connection],
         give_back: Callable[[Connection], None],
-        lock: _RLock | None,
         begin: Callable[[Connection], None] | None,
-        queue: threading.Lock | None = None,
     ) -> None:
-        """`queue`: where to wait for the lock's turn, so that only one of those in it contends for the lock."""
         self._connect = connect
         self._give_back = give_back
-        self._lock = lock
-        self._queue = queue
         self._begin = begin
         self._connection: Connection | None = None
 
     def __enter__(self) -> Connection:
-        if self._lock is not None and not self._acquire(self._lock):
-            raise _busy()
         try:
             connection = self._connect()
             self._connection = connection
@@ -199,7 +185,7 @@ class _Door:
                 self._begin(connection)
         except BaseException as error:
             self._leave(failed=True)
-            if _is_fault(error):
+            if is_fault(error):
                 raise unavailable(error) from error
             raise
         return connection
@@ -213,38 +199,25 @@ class _Door:
                 self._connection.commit()
         except BaseException as fault:
             failed = True
-            if _is_fault(fault):
+            if is_fault(fault):
                 raise unavailable(fault) from fault
             raise
         finally:
             self._leave(failed)
-        if error is not None and _is_fault(error):
+        if error is not None and is_fault(error):
             raise unavailable(error) from error
 
-    def _acquire(self, lock: _RLock) -> bool:
-        if self._queue is None:
-            return bool(lock.acquire(timeout=WAIT_S))
-        if not self._queue.acquire(timeout=WAIT_S):
-            return False
-        try:
-            return bool(lock.acquire(timeout=WAIT_S))
-        finally:
-            self._queue.release()
-
     def _leave(self, failed: bool) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if failed or (self._begin is None and connection.is_librarys):
+            undo(connection)
         try:
-            if self._connection is not None:
-                if failed or (self._begin is None and self._connection.is_librarys):
-                    _undo(self._connection)
-                try:
-                    self._give_back(self._connection)
-                except Exception as error:
-                    if not _is_fault(error):
-                        raise
-        finally:
-            self._connection = None
-            if self._lock is not None:
-                self._lock.release()
+            self._give_back(connection)
+        except Exception as error:
+            if not is_fault(error):
+                raise
 
 
 class _MemoryDoor:
@@ -261,7 +234,7 @@ class _MemoryDoor:
 
     def __enter__(self) -> Connection:
         if not self._lock.acquire(True, WAIT_S):
-            raise _busy()
+            raise busy()
         connection = self._connection
         try:
             if not connection.is_open:
@@ -270,7 +243,7 @@ class _MemoryDoor:
                 connection.driver.execute("BEGIN")
         except BaseException as error:
             self._lock.release()
-            if _is_fault(error):
+            if is_fault(error):
                 raise unavailable(error) from error
             raise
         return connection
@@ -283,15 +256,15 @@ class _MemoryDoor:
             if error is None and self._writes:
                 connection.commit()
             elif error is not None or connection.is_librarys:
-                _undo(connection)
+                undo(connection)
         except BaseException as fault:
-            _undo(connection)
-            if _is_fault(fault):
+            undo(connection)
+            if is_fault(fault):
                 raise unavailable(fault) from fault
             raise
         finally:
             self._lock.release()
-        if error is not None and _is_fault(error):
+        if error is not None and is_fault(error):
             raise unavailable(error) from error
 
 
@@ -330,7 +303,7 @@ class _Joined:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and _is_fault(error):
+        if error is not None and is_fault(error):
             self._group.fault = unavailable(error)
             raise self._group.fault from error
         if self._writes and self._group.fault is None:
@@ -342,43 +315,10 @@ class _Joined:
         try:
             self._group.connection.driver.execute(text)
         except BaseException as error:
-            if _is_fault(error):
+            if is_fault(error):
                 self._group.fault = unavailable(error)
                 raise self._group.fault from error
             raise
-
-
-def _undo(connection: Connection) -> None:
-    """Roll back. Ending a transaction that is broken already may fail again, and would hide why."""
-    try:
-        connection.roll_back()
-    except Exception as error:
-        if not _is_fault(error):
-            raise
-
-
-def _busy() -> Unavailable:
-    return Unavailable(f"the database was busy for {WAIT_S:.0f} s with another write of this process")
-
-
-def _is_fault(error: BaseException) -> bool:
-    """Whether this comes from the database, through the library or straight from the driver, and is no bug of ours."""
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    ours = isinstance(error, SQLAlchemyError) or "Error" in kinds
-    return ours and not kinds & _BUGS
-
-
-def unavailable(error: BaseException) -> Unavailable:
-    """Say what the database said, without statement and parameters."""
-    if isinstance(error, SQLAlchemyError):
-        seen = str(error.orig) if isinstance(error, DBAPIError) else type(error).__name__
-    else:
-        seen = str(error)
-    return Unavailable(
-        "the database cannot be used just now",
-        seen=seen.strip().splitlines()[0] if seen.strip() else None,
-        fix="look at its disk and permissions; nothing was changed",
-    )
 
 
 # -- SQLite --------------------------------------------------------------------------------------------------------
@@ -397,13 +337,6 @@ def _prepare_file(connection: Any, _record: object) -> None:
 
 def _prepare_memory(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA foreign_keys=ON")
-
-
-# Past the library: this is the hot path, and its own beginning says nothing to a driver without isolation level.
-
-
-def _begin_in_file(connection: Connection) -> None:
-    connection.driver.execute("BEGIN IMMEDIATE")
 
 
 def _create_file(path: Path) -> None:

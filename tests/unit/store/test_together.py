@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -140,31 +139,3 @@ def test_a_commit_that_fails_undoes_all(store: Store, monkeypatch: pytest.Monkey
         with pytest.raises(Unavailable, match="disk I/O"):
             deploy_together(store, ids, [])
     assert [store.server(server_id).life.run for server_id in ids] == [None] * 3
-
-
-def test_a_group_waits_behind_one_other_write_and_not_behind_all(url: str, store: Store) -> None:
-    if not url.startswith("sqlite:///"):
-        pytest.skip("the lock around writes is SQLite's, and a database in memory has one connection")
-    order: list[str] = []
-
-    def alone() -> None:
-        with store._db.write():
-            order.append("alone")
-            time.sleep(0.02)
-
-    def together() -> None:
-        with store.together():
-            order.append("group")
-
-    threads = [threading.Thread(target=alone) for _ in range(12)]
-    threads.append(threading.Thread(target=together))
-    with store._db.write():
-        for thread in threads:
-            thread.start()
-        while not (store._db._queue.locked() and store._db._groups.locked()):
-            time.sleep(0.001)
-        time.sleep(0.05)
-    for thread in threads:
-        thread.join(30)
-    assert len(order) == 13
-    assert order.index("group") <= 4, order
