@@ -35,8 +35,8 @@ from baremetal.engine.power_watch import WORKERS, PowerWatch
 from baremetal.engine.steady import SteadyClock
 from baremetal.errors import Invalid, Unavailable
 from baremetal.lifecycle.model import Budgets, Fetch, Limits
-from baremetal.netboot.interface import own_address
-from baremetal.netboot.offer import Mode, Network
+from baremetal.netboot.dhcp.interface import own_address
+from baremetal.netboot.dhcp.offer import Mode, Network
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.templates import Templates
 from baremetal.netboot.tftp import Limits as TftpLimits

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from baremetal.config import load
 from baremetal.netboot.context import Context, Urls, merge_variables
+from baremetal.netboot.lint.samples import SAMPLE_SERVER, samples
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.render import render_answer
-from baremetal.netboot.samples import SAMPLE_SERVER, samples
 from baremetal.netboot.templates import Frozen, Templates, freeze
 from bench.figure import ROOT, Figure
 

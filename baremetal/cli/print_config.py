@@ -16,7 +16,7 @@ from baremetal.cli.paint import say
 from baremetal.errors import Invalid
 
 if TYPE_CHECKING:
-    from baremetal.netboot.offer import Host
+    from baremetal.netboot.dhcp.offer import Host
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -64,7 +64,7 @@ def print_config(
     """
     from baremetal.config import load, split_listen
     from baremetal.config.segments import network
-    from baremetal.netboot.offer import Mode
+    from baremetal.netboot.dhcp.offer import Mode
     from baremetal.service.print_config import Site, text
 
     settings = load(config)
@@ -111,7 +111,7 @@ def _executable() -> str:
 
 def _known() -> tuple[Host, ...]:
     from baremetal.client import Client
-    from baremetal.netboot.offer import Host
+    from baremetal.netboot.dhcp.offer import Host
 
     with Client.find() as client:
         servers = client.get("/v1/servers")["servers"]

@@ -116,8 +116,8 @@ def lint(
 def _lint_files(files: list[Path], release: int) -> None:
     """Check files on this machine; no service is needed."""
     from baremetal.errors import Invalid
-    from baremetal.netboot.finding import Severity
-    from baremetal.netboot.standalone import lint_file
+    from baremetal.netboot.lint.finding import Severity
+    from baremetal.netboot.lint.standalone import lint_file
 
     bad = False
     for path in files:

@@ -9,8 +9,8 @@ import ipaddress
 from urllib.parse import urlsplit
 
 from baremetal.config.settings import Config, SubnetConfig, split_listen
-from baremetal.netboot.interface import address_of, own_address
-from baremetal.netboot.offer import Mode, Network, Segment
+from baremetal.netboot.dhcp.interface import address_of, own_address
+from baremetal.netboot.dhcp.offer import Mode, Network, Segment
 
 
 def network(config: Config, base: str = "", *, mode: Mode | None = None) -> Network:

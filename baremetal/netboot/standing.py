@@ -16,11 +16,11 @@ from functools import lru_cache
 from typing import Any, Final
 
 from baremetal.errors import Invalid
-from baremetal.netboot.finding import Finding, Severity
-from baremetal.netboot.lint import CHECKERS
+from baremetal.netboot.lint.finding import Finding, Severity
+from baremetal.netboot.lint.lint import CHECKERS
+from baremetal.netboot.lint.samples import sample_context, samples
 from baremetal.netboot.profile import Profile
 from baremetal.netboot.render import render_answer, render_install_script
-from baremetal.netboot.samples import sample_context, samples
 from baremetal.netboot.templates import Frozen, shipped_folders
 
 EVIDENCE: Final = "docs/evidence/profiles.json"

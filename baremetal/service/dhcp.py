@@ -1,7 +1,7 @@
 """DHCP of our own while the service runs: dnsmasq's life, who has which address, and what was seen of known machines.
 
 Owns when dnsmasq starts and ends, and what of its news goes on a server's timeline. Deliberately unknown: dnsmasq's
-syntax and process (`netboot/dhcp_server.py`), and where the description of the network comes from.
+syntax and process (`netboot/dhcp/server.py`), and where the description of the network comes from.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from baremetal import telemetry
 from baremetal.engine.observations import Observations
 from baremetal.errors import BaremetalError
-from baremetal.netboot.dhcp_server import DhcpServer, Status
-from baremetal.netboot.offer import Host, Network
-from baremetal.netboot.sightings import Seen, SeenKind
+from baremetal.netboot.dhcp.offer import Host, Network
+from baremetal.netboot.dhcp.server import DhcpServer, Status
+from baremetal.netboot.dhcp.sightings import Seen, SeenKind
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from baremetal.errors import Invalid
-from baremetal.netboot.offer import Segment
+from baremetal.netboot.dhcp.offer import Segment
 from baremetal.netboot.profile import Family
 from baremetal.netboot.program import BIOS, Program, look_at
 from baremetal.service.loaders import FOLLOWED_BY, Loaders

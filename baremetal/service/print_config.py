@@ -1,7 +1,7 @@
 """The settings of other programs, for this installation's addresses: DHCP servers of others, nginx, systemd.
 
 Owns what each is told and the templates' values (`netboot/configs/*.j2`; Kea's is built as JSON). Who gets which loader
-is `netboot/offer.py`'s. Deliberately unknown: where the settings came from, and whether the service runs.
+is `netboot/dhcp/offer.py`'s. Deliberately unknown: where the settings came from, and whether the service runs.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from baremetal.errors import Invalid, Unknown
-from baremetal.netboot import dnsmasq
-from baremetal.netboot.offer import HTTP, INSTALLER, PATH_PREFIX, Host, Mode, Network, Segment, rules
+from baremetal.netboot.dhcp import dnsmasq
+from baremetal.netboot.dhcp.offer import HTTP, INSTALLER, PATH_PREFIX, Host, Mode, Network, Segment, rules
 from baremetal.netboot.render import render_text
 from baremetal.netboot.templates import Templates
 

@@ -18,11 +18,11 @@ from baremetal import telemetry
 from baremetal.errors import BaremetalError, Invalid, MediaMissing, Unknown
 from baremetal.lifecycle.model import BootTarget, Budgets, Limits, Method, Proof
 from baremetal.netboot.context import ServerFacts, merge_variables
-from baremetal.netboot.esxi import read_boot_config
-from baremetal.netboot.finding import Finding, Severity
-from baremetal.netboot.lint import check_renders, lint_profile
+from baremetal.netboot.lint.esxi import read_boot_config
+from baremetal.netboot.lint.finding import Finding, Severity
+from baremetal.netboot.lint.lint import check_renders, lint_profile
+from baremetal.netboot.lint.samples import NEEDS, SAMPLE_SERVER
 from baremetal.netboot.profile import Family, Profile
-from baremetal.netboot.samples import NEEDS, SAMPLE_SERVER
 from baremetal.netboot.standing import Judgement, Standing, judge
 from baremetal.netboot.templates import Templates, freeze
 from baremetal.service.recipe import Kitchen, Recipe, Shelf

@@ -1,7 +1,7 @@
 """The segments on which our machines boot: what DHCP tells whom there, and who else answers.
 
-Owns the words for both. What is right is `netboot/offer.py`'s, what is seen `netboot/probe.py`'s. Asks and listens;
-takes no address, and changes nothing.
+Owns the words for both. What is right is `netboot/dhcp/offer.py`'s, what is seen `netboot/dhcp/probe.py`'s. Asks and
+listens; takes no address, and changes nothing.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from baremetal.errors import BaremetalError, Refused
-from baremetal.netboot.interface import address_of
-from baremetal.netboot.offer import BIOS, X64, X64_HTTP, Client, Mode, Network, Segment, offer
-from baremetal.netboot.probe import CLIENTS, Answer, judge, probe
+from baremetal.netboot.dhcp.interface import address_of
+from baremetal.netboot.dhcp.offer import BIOS, X64, X64_HTTP, Client, Mode, Network, Segment, offer
+from baremetal.netboot.dhcp.probe import CLIENTS, Answer, judge, probe
 from baremetal.service.finding import Finding
 
 _WHO = (

@@ -23,9 +23,8 @@ from pathlib import Path
 import pytest
 
 from baremetal.errors import BaremetalError, Invalid
-from baremetal.netboot import dnsmasq
-from baremetal.netboot.dhcp_server import DhcpServer, Status
-from baremetal.netboot.offer import (
+from baremetal.netboot.dhcp import dnsmasq
+from baremetal.netboot.dhcp.offer import (
     LPXELINUX,
     PATH_PREFIX,
     Client,
@@ -35,9 +34,10 @@ from baremetal.netboot.offer import (
     Segment,
     offer,
 )
-from baremetal.netboot.packet import DNS, ROUTER, Kind, Packet, decode, discover, request
-from baremetal.netboot.probe import CLIENTS, Wire, judge, probe
-from baremetal.netboot.sightings import Seen, SeenKind
+from baremetal.netboot.dhcp.packet import DNS, ROUTER, Kind, Packet, decode, discover, request
+from baremetal.netboot.dhcp.probe import CLIENTS, Wire, judge, probe
+from baremetal.netboot.dhcp.server import DhcpServer, Status
+from baremetal.netboot.dhcp.sightings import Seen, SeenKind
 from tests.integration.segment import INTERFACE, may_make_segments
 from tests.integration.segment import Segment as Place
 
@@ -451,7 +451,7 @@ def test_a_missing_dnsmasq_is_an_error_that_says_what_to_install(place: Place, t
 
 def test_an_ordinary_user_is_told_what_is_missing(place: Place) -> None:
     code = (
-        "import os\nfrom baremetal.netboot.interface import check\nfrom baremetal.errors import BaremetalError\n"
+        "import os\nfrom baremetal.netboot.dhcp.interface import check\nfrom baremetal.errors import BaremetalError\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         f"try:\n    check('{INTERFACE}', 67)\nexcept BaremetalError as e:\n    print(e.code, e.fix)\n"
     )
@@ -464,8 +464,8 @@ def test_an_ordinary_user_is_told_what_is_missing(place: Place) -> None:
 
 AS_SYSTEMD_STARTS_IT = """
 import ctypes, ipaddress, os, pathlib, sys, time
-from baremetal.netboot.dhcp_server import DhcpServer
-from baremetal.netboot.offer import Mode, Network
+from baremetal.netboot.dhcp.server import DhcpServer
+from baremetal.netboot.dhcp.offer import Mode, Network
 from tests.integration.test_dhcp import R1, segment
 sys.executable, folder = sys.argv[1], pathlib.Path(sys.argv[2])
 libc = ctypes.CDLL(None)
@@ -515,8 +515,8 @@ def test_dnsmasq_dies_with_whoever_started_it(place: Place, tmp_path: Path) -> N
     code = (
         "import ipaddress, pathlib, time\n"
         "from tests.integration.test_dhcp import segment\n"
-        "from baremetal.netboot.dhcp_server import DhcpServer\n"
-        "from baremetal.netboot.offer import Mode, Network\n"
+        "from baremetal.netboot.dhcp.server import DhcpServer\n"
+        "from baremetal.netboot.dhcp.offer import Mode, Network\n"
         f"f = pathlib.Path({str(tmp_path)!r})\n"
         "s = DhcpServer(Network(Mode.FULL, (segment(),), True, str(f / 'hosts'), str(f / 'leases')), folder=f)\n"
         "s.start()\nprint(s.status.pid, flush=True)\ntime.sleep(60)\n"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from baremetal.netboot.offer import LPXELINUX, PATH_PREFIX, Host, Mode, Network
-from baremetal.netboot.probe import judge, probe
+from baremetal.netboot.dhcp.offer import LPXELINUX, PATH_PREFIX, Host, Mode, Network
+from baremetal.netboot.dhcp.probe import judge, probe
 from baremetal.service.print_config import Site, text
 from tests.integration.segment import INTERFACE, may_make_segments
 from tests.integration.segment import Segment as Place

@@ -21,7 +21,7 @@ import pytest
 from baremetal.errors import LabError
 from baremetal.lab.firmware import Firmware, find_firmware
 from baremetal.lifecycle.model import BootMode
-from baremetal.netboot.offer import Mode
+from baremetal.netboot.dhcp.offer import Mode
 from tests.integration.segment import Segment as Place
 from tests.integration.segment import may_make_segments
 from tests.integration.test_dhcp import BASE, US, Rig, router, until

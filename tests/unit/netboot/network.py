@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from baremetal.netboot.offer import Host, Mode, Network, Segment
+from baremetal.netboot.dhcp.offer import Host, Mode, Network, Segment
 
 RACK1: dict[str, Any] = {
     "name": "rack1",

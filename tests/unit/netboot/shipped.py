@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from baremetal.config.load import load
+from baremetal.netboot.lint.samples import sample_context
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.render import render_answer, render_install_script
-from baremetal.netboot.samples import sample_context
 from baremetal.netboot.templates import Templates, freeze
 
 _NOWHERE: Final = Path("/nonexistent/config.toml")

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from baremetal.errors import Invalid
-from baremetal.netboot import dnsmasq
-from baremetal.netboot.offer import Client, Host, Mode, Offer, Segment, offer
-from baremetal.netboot.sightings import Reader, Seen, SeenKind
+from baremetal.netboot.dhcp import dnsmasq
+from baremetal.netboot.dhcp.offer import Client, Host, Mode, Offer, Segment, offer
+from baremetal.netboot.dhcp.sightings import Reader, Seen, SeenKind
 from tests.unit.netboot.network import FAR, HOSTS, RACK2, network, segment
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "dnsmasq"

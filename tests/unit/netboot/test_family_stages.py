@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from baremetal.netboot.context import Context, Urls, merge_variables
+from baremetal.netboot.lint.samples import NEEDS
 from baremetal.netboot.render import render_answer
-from baremetal.netboot.samples import NEEDS
 from baremetal.netboot.templates import Templates, freeze
 from tests.unit.netboot.sample import PROOF_KEY, SERVER
 from tests.unit.netboot.shipped import shipped

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from baremetal.netboot import checkers
-from baremetal.netboot.finding import Finding, Severity
-from baremetal.netboot.lint import check_renders, lint_profile
+from baremetal.netboot.lint import checkers
+from baremetal.netboot.lint.finding import Finding, Severity
+from baremetal.netboot.lint.lint import check_renders, lint_profile
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.templates import Templates
 from tests.unit.netboot.sample import PROFILES

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from baremetal.errors import Invalid
 from baremetal.netboot import filters, grub, pxelinux
 from baremetal.netboot.dialect import Manner, install_text
-from baremetal.netboot.loaderscripts import check_grub, check_ipxe, check_pxelinux
+from baremetal.netboot.lint.loaderscripts import check_grub, check_ipxe, check_pxelinux
+from baremetal.netboot.lint.samples import sample_context, samples
 from baremetal.netboot.lookup import By, Loader, Question, swap_uuid
 from baremetal.netboot.menu import Menu, menu_for
 from baremetal.netboot.render import render_command_line, render_install_script
-from baremetal.netboot.samples import sample_context, samples
 from baremetal.netboot.scripts import LocalBoot, LocalBootMethod, local_boot_script
 from baremetal.netboot.templates import LOADERS, Frozen, Templates, freeze
 from tests.unit.netboot.sample import PROFILES, context, frozen

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baremetal.errors import BaremetalError, Invalid
-from baremetal.netboot.offer import Client, Mode, Segment
-from baremetal.netboot.packet import FILE, KIND, OVERLOAD, Kind, Packet, decode, discover, request
-from baremetal.netboot.probe import Answer, Finding, Wire, judge, made_up_mac
+from baremetal.netboot.dhcp.offer import Client, Mode, Segment
+from baremetal.netboot.dhcp.packet import FILE, KIND, OVERLOAD, Kind, Packet, decode, discover, request
+from baremetal.netboot.dhcp.probe import Answer, Finding, Wire, judge, made_up_mac
 from tests.unit.netboot.network import segment
 
 RECORDED = Path(__file__).parent / "recorded"

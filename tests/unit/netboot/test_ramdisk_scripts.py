@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from baremetal.netboot.context import Context, ServerFacts, Urls, merge_variables
-from baremetal.netboot.lint import lint_profile
+from baremetal.netboot.lint.lint import lint_profile
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.render import render_answer, render_install_script
 from baremetal.netboot.templates import Templates, freeze

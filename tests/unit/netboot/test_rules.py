@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from baremetal.netboot.autoinstall import autoinstall_rules
-from baremetal.netboot.batch import check_batch
-from baremetal.netboot.esxi import boot_config_rules, esxi_rules, read_boot_config
-from baremetal.netboot.finding import Finding, Severity
-from baremetal.netboot.gate import script_rules, signal_rules, write_before_go
-from baremetal.netboot.ignition import ignition_rules, scripts_within
-from baremetal.netboot.leaks import leak_rules
-from baremetal.netboot.loaderscripts import check_grub, check_ipxe, check_pxelinux
-from baremetal.netboot.xmlanswers import autoyast_rules, unattend_rules
+from baremetal.netboot.lint.autoinstall import autoinstall_rules
+from baremetal.netboot.lint.batch import check_batch
+from baremetal.netboot.lint.esxi import boot_config_rules, esxi_rules, read_boot_config
+from baremetal.netboot.lint.finding import Finding, Severity
+from baremetal.netboot.lint.gate import script_rules, signal_rules, write_before_go
+from baremetal.netboot.lint.ignition import ignition_rules, scripts_within
+from baremetal.netboot.lint.leaks import leak_rules
+from baremetal.netboot.lint.loaderscripts import check_grub, check_ipxe, check_pxelinux
+from baremetal.netboot.lint.xmlanswers import autoyast_rules, unattend_rules
 from tests.unit.netboot.shipped import VLAN, files_of
 
 USER_DATA = files_of("ubuntu2404", **VLAN)["user-data"]

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from baremetal.errors import Invalid
-from baremetal.netboot.finding import Severity
-from baremetal.netboot.lint import CHECKERS, lint_profile
+from baremetal.netboot.lint.finding import Severity
+from baremetal.netboot.lint.lint import CHECKERS, lint_profile
 from baremetal.netboot.profile import Family
 from baremetal.netboot.standing import Standing, judge
 from baremetal.netboot.templates import Templates, freeze

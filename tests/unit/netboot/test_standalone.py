@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from baremetal.errors import Invalid
-from baremetal.netboot.finding import Severity
-from baremetal.netboot.standalone import kind_of, lint_file
+from baremetal.netboot.lint.finding import Severity
+from baremetal.netboot.lint.standalone import kind_of, lint_file
 from tests.unit.netboot.shipped import files_of
 from tests.unit.netboot.test_rules import ARTICLE
 

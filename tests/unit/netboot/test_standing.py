@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from baremetal.netboot import standing
-from baremetal.netboot.finding import Finding, Severity
+from baremetal.netboot.lint.finding import Finding, Severity
 from baremetal.netboot.standing import Standing, digest_of, judge
 from baremetal.netboot.templates import Templates, freeze
 from tests.unit.netboot.shipped import shipped

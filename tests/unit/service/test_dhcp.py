@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from baremetal.engine.observations import Observations
-from baremetal.netboot.offer import Mode, Network, Segment
-from baremetal.netboot.sightings import Reader
+from baremetal.netboot.dhcp.offer import Mode, Network, Segment
+from baremetal.netboot.dhcp.sightings import Reader
 from baremetal.service.dhcp import Dhcp
 from baremetal.store.records import ServerRecord
 from baremetal.store.secrets import Secrets

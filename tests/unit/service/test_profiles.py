@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from baremetal.errors import MediaMissing
-from baremetal.netboot import checkers
-from baremetal.netboot.samples import SAMPLE_SERVER
+from baremetal.netboot.lint import checkers
+from baremetal.netboot.lint.samples import SAMPLE_SERVER
 from baremetal.netboot.templates import Templates
 from baremetal.netboot.tokens import TokenMint
 from baremetal.service.profiles import Offer, Profiles

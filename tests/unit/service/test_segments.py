@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from baremetal.errors import Refused
-from baremetal.netboot.offer import BIOS, Client, Mode, Network, Segment
-from baremetal.netboot.probe import Answer
+from baremetal.netboot.dhcp.offer import BIOS, Client, Mode, Network, Segment
+from baremetal.netboot.dhcp.probe import Answer
 from baremetal.service.segments import Segments
 
 SEGMENT = Segment(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from baremetal.netboot.finding import Finding, Severity
+from baremetal.netboot.lint.finding import Finding, Severity
 
 HASH = re.compile(r"\$(1|2[aby]|5|6|y|7|gy)\$[./A-Za-z0-9$,=]{8,}")
 _PRIVATE = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bAGE-SECRET-KEY-1")

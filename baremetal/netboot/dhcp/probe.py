@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from baremetal.errors import Invalid, Refused, Unavailable
-from baremetal.netboot.interface import index_of, mac_of
-from baremetal.netboot.offer import BIOS, HTTP, X64, X64_HTTP, Client, Mode, Segment, offer
-from baremetal.netboot.packet import FILE, IPXE, SERVER_NAME, VENDOR_DATA, Kind, Packet, decode, discover
+from baremetal.netboot.dhcp.interface import index_of, mac_of
+from baremetal.netboot.dhcp.offer import BIOS, HTTP, X64, X64_HTTP, Client, Mode, Segment, offer
+from baremetal.netboot.dhcp.packet import FILE, IPXE, SERVER_NAME, VENDOR_DATA, Kind, Packet, decode, discover
 
 LISTEN_S = 4.0
 CLIENTS = (

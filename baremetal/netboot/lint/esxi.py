@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from baremetal.netboot.finding import Finding
+from baremetal.netboot.lint.finding import Finding
 
 
 def _words(text: str) -> frozenset[str]:

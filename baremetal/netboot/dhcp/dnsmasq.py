@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from baremetal.errors import Invalid
-from baremetal.netboot.offer import (
+from baremetal.netboot.dhcp.offer import (
     ARM64,
     ARM64_HTTP,
     BIOS,

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from baremetal.netboot.finding import Finding
+from baremetal.netboot.lint.finding import Finding
 
 _SECTIONS: Mapping[str, frozenset[str]] = {
     "ignition": frozenset(("version", "config", "timeouts", "security", "proxy")),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Generator, Iterator
 from xml.etree import ElementTree as ET
 
-from baremetal.netboot.finding import Finding
+from baremetal.netboot.lint.finding import Finding
 
 _SUSE = "{http://www.suse.com/1.0/yast2ns}"
 _CONFIG_TYPE = "{http://www.suse.com/1.0/configns}type"

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterator
 
-from baremetal.netboot.finding import Finding
+from baremetal.netboot.lint.finding import Finding
 
 
 def _words(text: str) -> frozenset[str]:

@@ -18,12 +18,13 @@ from pathlib import Path
 
 from baremetal import telemetry
 from baremetal.errors import BaremetalError, Unavailable
-from baremetal.netboot import dnsmasq, dnsmasq_child
-from baremetal.netboot.advertiser import Advertiser, has_global_address
-from baremetal.netboot.dnsmasq_child import Child, as_unavailable
-from baremetal.netboot.interface import check, index_of
-from baremetal.netboot.offer import Host, Mode, Network
-from baremetal.netboot.sightings import Reader, Seen
+from baremetal.netboot.dhcp import child as dnsmasq_child
+from baremetal.netboot.dhcp import dnsmasq
+from baremetal.netboot.dhcp.advertiser import Advertiser, has_global_address
+from baremetal.netboot.dhcp.child import Child, as_unavailable
+from baremetal.netboot.dhcp.interface import check, index_of
+from baremetal.netboot.dhcp.offer import Host, Mode, Network
+from baremetal.netboot.dhcp.sightings import Reader, Seen
 
 log = telemetry.logger(__name__)
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from jinja2 import TemplateSyntaxError, nodes
 
 from baremetal.netboot.filters import ESCAPES, FILTERS
-from baremetal.netboot.finding import Finding, Severity
-from baremetal.netboot.gate import ASKS, BEFORE_GO, WRITES, script_rules, signal_rules, write_before_go
+from baremetal.netboot.lint.finding import Finding, Severity
+from baremetal.netboot.lint.gate import ASKS, BEFORE_GO, WRITES, script_rules, signal_rules, write_before_go
 from baremetal.netboot.profile import Family
 from baremetal.netboot.sandbox import Sandbox
 from baremetal.netboot.templates import KERNEL_ARGS

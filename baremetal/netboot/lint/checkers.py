@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from baremetal.netboot.finding import Finding, Severity
+from baremetal.netboot.lint.finding import Finding, Severity
 
 _DEADLINE_S = 60.0
 _KS_LINE = re.compile(r"(?:on line (\d+) of|line (\d+))")

@@ -9,20 +9,20 @@ from __future__ import annotations
 import re
 
 from baremetal.errors import Invalid
-from baremetal.netboot.autoinstall import autoinstall_rules
-from baremetal.netboot.checkers import (
+from baremetal.netboot.lint.autoinstall import autoinstall_rules
+from baremetal.netboot.lint.checkers import (
     check_autoinstall,
     check_grub_script,
     check_ignition,
     check_kickstart,
     check_xml,
 )
-from baremetal.netboot.finding import Finding
-from baremetal.netboot.ignition import ignition_rules
-from baremetal.netboot.leaks import leak_rules
-from baremetal.netboot.loaderscripts import check_grub, check_ipxe, check_pxelinux
-from baremetal.netboot.rules import disk_rules
-from baremetal.netboot.xmlanswers import autoyast_rules, unattend_rules
+from baremetal.netboot.lint.finding import Finding
+from baremetal.netboot.lint.ignition import ignition_rules
+from baremetal.netboot.lint.leaks import leak_rules
+from baremetal.netboot.lint.loaderscripts import check_grub, check_ipxe, check_pxelinux
+from baremetal.netboot.lint.rules import disk_rules
+from baremetal.netboot.lint.xmlanswers import autoyast_rules, unattend_rules
 
 
 def kind_of(text: str, name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from baremetal.netboot.finding import Finding
+from baremetal.netboot.lint.finding import Finding
 
 # Key and what it holds; None where anything may stand.
 _KEYS: Mapping[str, type | tuple[type, ...] | None] = {

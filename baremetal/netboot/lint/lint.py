@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from baremetal.errors import Invalid
-from baremetal.netboot.autoinstall import autoinstall_rules
-from baremetal.netboot.batch import check_batch
-from baremetal.netboot.checkers import (
+from baremetal.netboot.context import Context, merge_variables
+from baremetal.netboot.lint.autoinstall import autoinstall_rules
+from baremetal.netboot.lint.batch import check_batch
+from baremetal.netboot.lint.checkers import (
     check_autoinstall,
     check_ignition,
     check_kickstart,
@@ -21,25 +22,24 @@ from baremetal.netboot.checkers import (
     check_shell,
     check_xml,
 )
-from baremetal.netboot.context import Context, merge_variables
-from baremetal.netboot.esxi import boot_config_rules, esxi_rules
-from baremetal.netboot.finding import Finding, Severity
-from baremetal.netboot.gate import SIGNALS, script_rules, signal_rules
-from baremetal.netboot.ignition import ignition_rules, scripts_within
-from baremetal.netboot.leaks import leak_rules
-from baremetal.netboot.loaderscripts import check_ipxe
-from baremetal.netboot.profile import Family, Profile
-from baremetal.netboot.render import render_answer, render_command_line, render_install_script
-from baremetal.netboot.rules import (
+from baremetal.netboot.lint.esxi import boot_config_rules, esxi_rules
+from baremetal.netboot.lint.finding import Finding, Severity
+from baremetal.netboot.lint.gate import SIGNALS, script_rules, signal_rules
+from baremetal.netboot.lint.ignition import ignition_rules, scripts_within
+from baremetal.netboot.lint.leaks import leak_rules
+from baremetal.netboot.lint.loaderscripts import check_ipxe
+from baremetal.netboot.lint.rules import (
     kernel_rules,
     kickstart_rules,
     preseed_rules,
     ramdisk_rules,
     template_rules,
 )
-from baremetal.netboot.samples import sample_context, samples
+from baremetal.netboot.lint.samples import sample_context, samples
+from baremetal.netboot.lint.xmlanswers import autoyast_rules, unattend_rules
+from baremetal.netboot.profile import Family, Profile
+from baremetal.netboot.render import render_answer, render_command_line, render_install_script
 from baremetal.netboot.templates import Frozen, Templates, freeze
-from baremetal.netboot.xmlanswers import autoyast_rules, unattend_rules
 
 DEFAULT_RELEASE: Final = 9
 # The checker that an installer's makers, or those who know its syntax best, provide; the others have none.

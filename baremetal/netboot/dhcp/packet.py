@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import Final
 
 from baremetal.errors import Invalid
-from baremetal.netboot.offer import Client
+from baremetal.netboot.dhcp.offer import Client
 
 _COOKIE: Final = b"\x63\x82\x53\x63"
 _HEAD: Final = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from baremetal.netboot.finding import Finding, Severity
+from baremetal.netboot.lint.finding import Finding, Severity
 
 SIGNALS = ("install-started", "install-complete", "install-failed")
 WRITES = re.compile(

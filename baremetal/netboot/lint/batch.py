@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from baremetal.netboot.finding import Finding
+from baremetal.netboot.lint.finding import Finding
 
 _LABEL = re.compile(r"^:([A-Za-z0-9_-]+)\s*$")
 _GOTO = re.compile(r"\bgoto\s+:?([A-Za-z0-9_-]+)", re.I)
