@@ -260,7 +260,11 @@ def _in_waves(
                 while is_room():
                     name = waiting.pop(0)
                     try:
-                        follower.begin(name, client.post(server_path(name, verb), order)["run"])
+                        told = client.post(server_path(name, verb), order)
+                        if _waits(told):
+                            follower.expect(name, told["run"], told["server"]["waiting"]["profile"])
+                        else:
+                            follower.begin(name, told["run"])
                     except BaremetalError as error:
                         bad += 1
                         error.server = error.server or name

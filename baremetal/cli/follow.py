@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from baremetal.cli.live import Screen
-from baremetal.cli.milestones import Milestones, ends_run, parse_time
+from baremetal.cli.milestones import Milestones, began_to_wait, ends_run, parse_time
 from baremetal.client import Client, server_path
 from baremetal.errors import BaremetalError, Unavailable, Unknown
 
@@ -56,7 +56,9 @@ class Follower:
 
     def expect(self, name: str, run: int, profile: str) -> None:
         """Follow a run that is to begin when its turn comes."""
-        self.told[name] = Milestones(name, run, profile)
+        page = self._client.get(server_path(name, "events"), newest=True, limit=200)["events"]
+        waits = [int(one["id"]) for one in page if one["run"] == run and began_to_wait(one)]
+        self.told[name] = Milestones(name, run, profile, waits_since=max(waits, default=0))
         self._stale = True
         self._start(None)
 

@@ -98,6 +98,8 @@ class Milestones:
     code: str = ""
     logs: list[str] = field(default_factory=list)
     started_at: datetime | None = None
+    waits_since: int | None = None
+    """The event with which it began to wait for its turn; a number is used again where a deploy never began."""
     _closing: bool = False
     _seen: set[str] = field(default_factory=set)
     _last: datetime | None = None
@@ -112,7 +114,8 @@ class Milestones:
         if kind == "decision" and event.get("outcome") == "no-op":
             return []
         if self.started_at is None and not (body.get("type") == "asked" and event.get("run") == self.run):
-            if _left_queue(event) and event.get("run") == self.run:
+            after = self.waits_since
+            if after is not None and int(event["id"]) > after and _left_queue(event) and self._is_own(event):
                 self.ended, self.failed = "not begun", True
                 self.code, self.reason = split_code(str(event["note"]).removeprefix("did not begin: "))
             return []
@@ -125,6 +128,9 @@ class Milestones:
         if ends_run(event):
             added += self._end(event, at)
         return added
+
+    def _is_own(self, event: Mapping[str, Any]) -> bool:
+        return event.get("run") == self.run
 
     def is_over(self) -> bool:
         """Whether the run's end was told."""
@@ -319,6 +325,12 @@ def ends_run(event: Mapping[str, Any]) -> bool:
     """Whether a run ended with this event: it left the moving states."""
     state, before = event.get("to_state"), event.get("from_state")
     return event["kind"] == "decision" and bool(state) and state not in _MOVING and before in _MOVING
+
+
+def began_to_wait(event: Mapping[str, Any]) -> bool:
+    """Whether a deploy was asked for and waits for its turn."""
+    data = event.get("data") or {}
+    return data.get("what") == "queue" and data.get("kind") == "waits"
 
 
 def _left_queue(event: Mapping[str, Any]) -> bool:

@@ -54,10 +54,14 @@ Listener = Callable[[HistoryEntry], None]
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """What a run freezes when it starts: the profile's name and everything that is rendered later."""
+    """What a run freezes when it starts: the profile's name and everything that is rendered later.
+
+    `waited` is the number under which it waited for its turn, if it did.
+    """
 
     profile: str = ""
     frozen: Mapping[str, Any] = field(default_factory=dict)
+    waited: int | None = None
 
 
 class Engine:
@@ -103,7 +107,7 @@ class Engine:
         load where the caller has just read the server; should it be stale, the guard tells. `facts` go to the run's
         record only with a decision that changes something. `power` is what was seen on the way, and is noted in the
         same transaction. `hold` is the caller's reservation, given back with a decision that leaves it nothing to do.
-        Raises Unknown, Unavailable.
+        Raises Unknown, Unavailable, and Refused for a run beside a deploy that waits.
         """
         for _ in range(GUARD_TRIES):
             record = known or self.store.server(server_id)
@@ -119,6 +123,7 @@ class Engine:
                 event,
                 at,
                 begin=_run_record(record, decision, begin, at),
+                waited=begin.waited if begin is not None else None,
                 facts=_run_facts(event, decision, facts, at),
                 power=power,
                 frees=frees,

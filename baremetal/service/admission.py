@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from baremetal.engine.engine import Begin, Engine
-from baremetal.errors import BaremetalError, Refused, Unavailable
+from baremetal.errors import BaremetalError, Refused, Unavailable, Unknown
 from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Asked
 from baremetal.store.records import HistoryEntry, ServerRecord, WaitingRecord
@@ -88,32 +88,37 @@ class Admission:
     def admit(self) -> int:
         """Begin what there is room for, longest waiting first; returns how many began. Safe at any time.
 
-        Servers in maintenance keep their place. What cannot begin any more leaves the queue and says why.
+        Servers in maintenance keep their place. What cannot begin any more leaves the queue and says why. A run that
+        maintenance has stopped half-way still counts as one that is under way.
         """
         begun = after = 0
         with self._lock:
             while (one := self._store.first_waiting(after)) is not None and self._has_room():
                 after = one.number
-                record = self._store.server(one.server_id)
-                if record.life.maintenance:
+                try:
+                    begun += self._admit(one)
+                except Unknown:  # forgotten just now, and its place with it
                     continue
-                begun += self._admit(one, record)
         return begun
 
-    def _admit(self, one: WaitingRecord, record: ServerRecord) -> bool:
+    def _admit(self, one: WaitingRecord) -> bool:
+        record = self._store.server(one.server_id)
+        if record.life.maintenance:
+            return False
         try:
-            decision = self._begin(one.server_id, one.asked, Begin(one.profile, one.frozen))
+            decision = self._begin(one.server_id, one.asked, Begin(one.profile, one.frozen, one.number))
             if decision.outcome is Outcome.CHANGED:
                 return True
             reason = decision.note
-        except Unavailable:
+        except (Unavailable, Unknown):
             raise
         except BaremetalError as error:
             reason = str(error)
         except Exception:
             log.exception("admission broke", server=one.server)
             reason = "it could not begin; the service's log says why"
-        self._drop(one, record.life.runs + 1, f"did not begin: {reason}", "the service")
+        if not self._store.server(one.server_id).life.maintenance:  # switched on just now: it keeps its place
+            self._drop(one, record.life.runs + 1, f"did not begin: {reason}", "the service")
         return False
 
     def _begin(self, server_id: str, asked: Asked, begin: Begin) -> Decision:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,8 @@ _SIGNS: Mapping[str, Callable[[Any, Any], bool]] = {
 _MOST_DEEP = 16
 
 Found = Mapping[str, Any]
-Test = Callable[[Found], bool]
+Test = Callable[[Found], bool | None]
+"""None: nobody has seen what is asked for. It stays so through `not`, and fits nothing."""
 
 
 def _memory(found: Found) -> float | None:
@@ -50,6 +51,10 @@ def _memory(found: Found) -> float | None:
 
 def _sizes(found: Found) -> list[int]:
     return [disk["size"] for disk in found.get("disks") or () if disk.get("size")]
+
+
+def _count(found: Found, what: str) -> int | None:
+    return len(found[what]) if found.get(what) is not None else None
 
 
 def _fastest(found: Found) -> int | None:
@@ -68,10 +73,10 @@ class _Field:
 FIELDS: Mapping[str, _Field] = {
     "ram": _Field(_memory, 1024, "memory, as its modules are sold: 64G fits a machine that shows 62.5 GiB"),
     "disk": _Field(lambda found: max(_sizes(found), default=None), 1000, "the largest disk"),
-    "storage": _Field(lambda found: sum(_sizes(found)), 1000, "all disks together"),
-    "disks": _Field(lambda found: len(found.get("disks") or ()), 1, "how many disks"),
+    "storage": _Field(lambda found: sum(_sizes(found)) or None, 1000, "all disks together"),
+    "disks": _Field(lambda found: _count(found, "disks"), 1, "how many disks"),
     "cpus": _Field(lambda found: found.get("cpus"), 1, "logical processors"),
-    "nics": _Field(lambda found: len(found.get("nics") or ()), 1, "how many network interfaces"),
+    "nics": _Field(lambda found: _count(found, "nics"), 1, "how many network interfaces"),
     "speed": _Field(_fastest, 1, "the fastest interface, in Mbit/s"),
     "cpu": _Field(lambda found: found.get("cpu") or None, 0, "the processor's name"),
     "vendor": _Field(lambda found: found.get("vendor") or None, 0, "who made the machine"),
@@ -96,7 +101,7 @@ class Hardware:
         if self.test is None:
             return True
         seen = store.inventory(record.id)
-        return seen is not None and self.test(seen.found)
+        return seen is not None and self.test(seen.found) is True
 
 
 class _Reader:
@@ -137,20 +142,20 @@ class _Reader:
         while self._is("or"):
             self._step()
             tests.append(self._both())
-        return tests[0] if len(tests) == 1 else lambda found: any(test(found) for test in tests)
+        return tests[0] if len(tests) == 1 else lambda found: _any([test(found) for test in tests])
 
     def _both(self) -> Test:
         tests = [self._one()]
         while self._is("and"):
             self._step()
             tests.append(self._one())
-        return tests[0] if len(tests) == 1 else lambda found: all(test(found) for test in tests)
+        return tests[0] if len(tests) == 1 else lambda found: _all([test(found) for test in tests])
 
     def _one(self) -> Test:
         if self._is("not"):
             self._step()
             inner = self._nested(self._one)
-            return lambda found: not inner(found)
+            return lambda found: _not(inner(found))
         if self._next is not None and self._next["open"]:
             self._step()
             test = self._nested(self._either)
@@ -185,9 +190,9 @@ class _Reader:
             raise Invalid(f"{name} is a number: ~ looks into texts", variable="where")
         wanted, compare = _size(name, text, field.base), _SIGNS[sign]
 
-        def test(found: Found) -> bool:
+        def test(found: Found) -> bool | None:
             value = field.read(found)
-            return value is not None and compare(value, wanted)
+            return None if value is None else compare(value, wanted)
 
         return test
 
@@ -200,16 +205,28 @@ class _Reader:
         )
 
 
+def _any(told: Sequence[bool | None]) -> bool | None:
+    return True if True in told else None if None in told else False
+
+
+def _all(told: Sequence[bool | None]) -> bool | None:
+    return False if False in told else None if None in told else True
+
+
+def _not(told: bool | None) -> bool | None:
+    return None if told is None else not told
+
+
 def _text_test(field: _Field, sign: str, text: str) -> Test:
     """Texts are compared without regard to case; `~` looks for a part."""
     wanted = text.casefold()
     if sign not in ("=", "==", "!=", "~"):
         raise Invalid(f"{sign} compares numbers, and {text!r} is asked of a text", variable="where")
 
-    def test(found: Found) -> bool:
+    def test(found: Found) -> bool | None:
         value = field.read(found)
         if value is None:
-            return False
+            return None
         if sign == "~":
             return wanted in value.casefold()
         return (value.casefold() == wanted) is (sign != "!=")
@@ -221,4 +238,6 @@ def _size(name: str, text: str, base: int) -> float:
     read = _SIZE.match(text)
     if read is None or (base == 1 and read[2]):
         raise Invalid(f"{name}: {text!r} is no {'number' if base == 1 else 'size'}", variable="where")
+    if base > 1 and not read[2]:
+        raise Invalid(f"{name}: {text} of what?", variable="where", fix=f"give a unit, as in {name}>={text}G")
     return float(read[1]) * float(1024 if read[3] else base) ** _POWERS[read[2].upper()]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 
 from baremetal import telemetry
 from baremetal.errors import BaremetalError, Unavailable, Unknown
@@ -177,11 +178,15 @@ class Scripts(Part):
             and run is not None
             and now.number == run.number
         ):
-            telemetry.BOOT_ANSWERS.labels(str(look.machine.loader), "install").inc()
-            self._repeats.keep(record.id, look.machine, now.number, served.text, self._now())
+            # only once it is committed: what is kept is served again without a commit
+            self._store.after_commit(partial(self._served, record.id, look.machine, now.number, served.text))
             return served.text
         telemetry.BOOT_ANSWERS.labels(str(look.machine.loader), "local").inc()
         return local_script(record, decision.note, look.machine.loader)
+
+    def _served(self, server_id: str, machine: Machine, run: int, text: str) -> None:
+        telemetry.BOOT_ANSWERS.labels(str(machine.loader), "install").inc()
+        self._repeats.keep(server_id, machine, run, text, self._now())
 
     def _wait(self, machine: Machine) -> str:
         """Say that we cannot answer just now; at last, to a loader that cannot count, local boot."""

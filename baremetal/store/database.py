@@ -29,6 +29,9 @@ from baremetal.store.connection import Connection
 from baremetal.store.convoy import Convoy
 from baremetal.store.faults import WAIT_S, busy, is_fault, unavailable, undo
 from baremetal.store.tables import METADATA
+from baremetal.telemetry import logger
+
+log = logger(__name__)
 
 _ADVISORY = 0x6261_7265_6D65_7461  # "baremeta"
 _OLDEST_SQLITE = (3, 35, 0)  # RETURNING
@@ -88,14 +91,17 @@ class Database:
             return _Door(self._take, self._give_back, None)
         return _Door(lambda: Connection(self._reader.connect()), Connection.close, None)
 
-    def write(self) -> AbstractContextManager[Connection]:
-        """Open the database for one transaction: committed at the end of the block, rolled back by any exception."""
+    def write(self, *, long: bool = False) -> AbstractContextManager[Connection]:
+        """Open the database for one write: committed at the end of the block, undone by any exception.
+
+        `long`: it has many rows, so that nobody's commit should wait for it.
+        """
         if self._open.group is not None:
             return _Joined(self._open.group, writes=True)
         if self._kept is not None:
             return self._writing
         if self.dialect == "sqlite":
-            return self._convoy.write()
+            return self._convoy.write(long=long)
         return _Door(lambda: Connection(self._engine.connect()), Connection.close, _begin_postgresql)
 
     @contextmanager
@@ -106,7 +112,7 @@ class Database:
         end, or where the commit fails. Groups do not nest.
         """
         assert self._open.group is None, "a group inside a group"
-        with self.write() as connection:
+        with self.write(long=True) as connection:
             group = self._open.group = _Group(connection)
             try:
                 yield
@@ -115,7 +121,10 @@ class Database:
             if group.fault is not None:
                 raise group.fault
         for call in group.after:
-            call()
+            try:
+                call()
+            except Exception:  # what is committed stays so, and the others hear of theirs
+                log.exception("somebody could not be told of a commit")
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Call this now, or inside of `together` once all is committed, and never where it is undone."""
@@ -133,10 +142,12 @@ class Database:
         if self._kept is not None:
             self._kept.close()
         else:
-            self._close_idle()
-            self._engine.dispose()
+            engine = self._engine
+            # first, so that whoever gives a connection back from now on closes it
             self._reader = self._engine = _closed_engine()
             self._pool = self._engine.pool
+            self._close_idle()
+            engine.dispose()
 
     # Checking a connection out of the library's pool and back in costs more than most statements, so those of a file
     # stay out of it between uses. They are at most as many as threads were ever busy here at once.

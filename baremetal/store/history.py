@@ -88,7 +88,7 @@ class History(Part):
 
     def observe(self, seen: Iterable[Observed]) -> list[HistoryEntry]:
         """Write a batch of observations in one transaction, redacted; returns them with their ids."""
-        with self._db.write() as connection:
+        with self._db.write(long=True) as connection:
             return [
                 append(
                     connection,
@@ -166,7 +166,7 @@ class History(Part):
         )
         dropped = 0
         while True:
-            with self._db.write() as connection:
+            with self._db.write(long=True) as connection:
                 stale = delete(HISTORY).where(HISTORY.c.id.in_(oldest))
                 now: int = connection.execute(stale, {"before": micros(before)}).rowcount
             dropped += now

@@ -86,7 +86,7 @@ class Servers(Part):
         Raises Conflict (BM501) naming the other server where a name, MAC, BMC or UUID is taken, also within `new`.
         """
         _assert_apart(new)
-        with self._db.write() as connection:
+        with self._db.write(long=len(new) > 8) as connection:
             return [self._add(connection, one, at) for one in new]
 
     def _add(self, connection: Connection, new: NewServer, at: datetime) -> ServerRecord:
@@ -293,13 +293,13 @@ class Servers(Part):
 
         A server that is gone meanwhile is passed over.
         """
-        with self._db.write() as connection:
+        with self._db.write(long=True) as connection:
             entries = [note_power(connection, server_id, power, at) for server_id, power in seen.items()]
         return [entry for entry in entries if entry is not None]
 
     def reseal(self) -> int:
         """Seal every stored account with the newest key; returns how many. One transaction."""
-        with self._db.write() as connection:
+        with self._db.write(long=True) as connection:
             rows = connection.execute(select(CREDENTIALS)).all()
             for row in rows:
                 connection.execute(

@@ -80,6 +80,7 @@ class Transitions(Part):
         at: datetime,
         *,
         begin: RunRecord | None = None,
+        waited: int | None = None,
         facts: Mapping[str, Any] | None = None,
         power: PowerState | None = None,
         frees: bool = False,
@@ -91,7 +92,8 @@ class Transitions(Part):
         history row only, under the same guard. `facts` are fields of the run's record (`boot_id disk disks
         ssh_host_keys addresses accepted`), and the server's `inventory`. `power` is what was seen on the way to the
         decision, noted as `set_power` does, and told before it. `frees`: a decision that changes something also gives
-        back the reservation whose fence `before` carries. Raises Unavailable.
+        back the reservation whose fence `before` carries. `waited` is the number under which this run waited for its
+        turn. Raises Unavailable, and Refused for a run beside a deploy that waits.
         """
         after = decision.server
         changed = decision.outcome is Outcome.CHANGED
@@ -115,7 +117,7 @@ class Transitions(Part):
                     return []
                 if begin is not None:
                     add_run(connection, begin)
-                    wait_no_longer(connection, server_id)
+                    wait_no_longer(connection, server_id, before.name, begin.verb, waited)
                 run = before.run or after.run
                 if run is not None and facts:
                     _learn(self._db, connection, server_id, run.number, at, facts)

@@ -24,7 +24,13 @@ from baremetal.store.tables import RUNS, SERVERS, WAITING, micros, moment
 
 _W = WAITING.c
 _ADD = Prepared(insert(WAITING), ("server_id", "at", "profile", "asked", "frozen"))
-_DROP = Prepared(delete(WAITING).where(_W.server_id == bindparam("the_id")))
+_DROP = Prepared(delete(WAITING).where(_W.server_id == bindparam("the_id"), _W.id == bindparam("the_number")))
+_THERE = Prepared(select(_W.id).where(_W.server_id == bindparam("the_id")))
+_AS_READ = Prepared(
+    select(SERVERS.c.id).where(
+        SERVERS.c.id == bindparam("the_id"), SERVERS.c.generation == bindparam("guard")
+    )
+)
 _ROWS = select(WAITING, SERVERS.c.name).join(SERVERS, SERVERS.c.id == _W.server_id).order_by(_W.id)
 _ONE = Prepared(_ROWS.where(_W.server_id == bindparam("the_id")))
 _FIRST = Prepared(_ROWS.where(_W.id > bindparam("after")).limit(1))
@@ -50,14 +56,18 @@ class Waiting(Part):
         frozen: Mapping[str, Any],
         at: datetime,
     ) -> HistoryEntry:
-        """Have a deploy wait behind the others. Raises Refused where one of this server does already."""
+        """Have a deploy wait behind the others, for the server as `record` has it.
+
+        Raises Refused where the server has moved since then, or waits already: two that ask for the same at once are
+        one deploy.
+        """
         with self._db.write() as connection:
-            if _ONE.run(connection, {"the_id": record.id}).fetchone() is not None:
-                raise Refused(
-                    f"{asked.verb}: a deploy of this server waits already",
-                    server=record.name,
-                    allowed=("abort",),
-                )
+            if (
+                _AS_READ.run(connection, {"the_id": record.id, "guard": record.life.generation}).fetchone()
+                is None
+            ):
+                raise Refused(f"{asked.verb}: somebody else was quicker", server=record.name)
+            _refuse(connection, record.id, record.name, str(asked.verb))
             _ADD.run(
                 connection,
                 {
@@ -106,15 +116,27 @@ class Waiting(Part):
     ) -> HistoryEntry | None:
         """Have somebody wait no longer, and say why; None where the run has begun meanwhile."""
         with self._db.write() as connection:
-            if _DROP.run(connection, {"the_id": one.server_id}).rowcount != 1:
+            gone = _DROP.run(connection, {"the_id": one.server_id, "the_number": one.number})
+            if gone.rowcount != 1:
                 return None
             data = {"what": "queue", "kind": "left", "by": by}
             return append(connection, at, one.server_id, one.server, run, "audit", note, data=data)
 
 
-def wait_no_longer(connection: Connection, server_id: str) -> None:
-    """Take the server's row out, in the transaction that begins its run. Harmless where it has none."""
-    _DROP.run(connection, {"the_id": server_id})
+def wait_no_longer(connection: Connection, server_id: str, name: str, verb: str, waited: int | None) -> None:
+    """Take the server's row out, in the transaction that begins its run. Harmless where it has none.
+
+    `waited` is the number of the row whose turn has come. Raises Refused where another one waits.
+    """
+    if waited is None:
+        _refuse(connection, server_id, name, verb)
+    else:
+        _DROP.run(connection, {"the_id": server_id, "the_number": waited})
+
+
+def _refuse(connection: Connection, server_id: str, name: str, verb: str) -> None:
+    if _THERE.run(connection, {"the_id": server_id}).fetchone() is not None:
+        raise Refused(f"{verb}: a deploy of this server waits for its turn", server=name, allowed=("abort",))
 
 
 def _waiting(row: Any) -> WaitingRecord:

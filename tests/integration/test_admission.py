@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from baremetal.cli.app import main
+from baremetal.errors import Refused
+from baremetal.service.deploys import Order
 from tests.integration.conftest import Runner, Service, connect, prepare, running
 
 # No machine answers: each run is over when its boot window is.
@@ -106,6 +108,20 @@ def test_who_waits_survives_a_restart_and_can_be_given_up(tmp_path: Path) -> Non
         service.unplug()
 
 
+def test_what_is_asked_twice_at_once_begins_once(tmp_path: Path) -> None:
+    """P2, P14: both pass the checks before either begins, as two impatient clients' requests do."""
+    with running(tmp_path, deploy="max_concurrent = 1") as service:
+        enrol(service, 1)
+        deploys = service.app.services.deploys
+        record = service.app.store.server("r1")
+        order = Order(verb="deploy", profile="test")
+        ready = [deploys._prepare(record, order, by) for by in ("a", "b")]
+        assert deploys._submit(ready[0])["run"] == 2
+        with pytest.raises(Refused, match="quicker"):
+            deploys._submit(ready[1])
+        assert service.app.store.first_waiting() is None
+
+
 def test_beginnings_are_kept_apart(tmp_path: Path) -> None:
     with running(tmp_path, more=SHORT, deploy="power_on_stagger_s = 0.5") as service:
         names = enrol(service, 4)
@@ -130,8 +146,12 @@ def test_the_command_line_watches_those_that_wait(
         assert out.splitlines()[-1] == "r2: deploy of test waits for its turn, next"
         assert main(["list", "-o", "json"]) == 0
         assert json.loads(capsys.readouterr().out)[1]["waiting"]["place"] == 1
-        assert main(["deploy", "r3", "--profile", "test"]) == 1
+        # given up once: its run's number is used again, and what was said of it is not this one's end
+        assert main(["deploy", "r3", "--profile", "test", "--no-wait"]) == 0
+        assert main(["abort", "r3"]) == 0
+        assert main(["deploy", "r3", "--profile", "test", "--max-failures", "1"]) == 1
         out = capsys.readouterr().out
         assert "power on" in out
         assert "r3: deploy failed" in out
+        assert "not begun" not in out
         assert service.get("/v1/servers/r2")["provision_state"] == "deploy failed"

@@ -15,6 +15,7 @@ from baremetal.engine.engine import Engine
 from baremetal.lifecycle.decision import Decision
 from baremetal.lifecycle.model import Go, Signal
 from baremetal.service.callbacks import Call, Word
+from baremetal.service.machine import Machine
 from baremetal.service.news import read_news
 from baremetal.store.connection import Connection
 from tests.integration.conftest import Service
@@ -174,3 +175,33 @@ def test_a_rack_that_calls_while_the_database_is_away_is_told_when_to_call_again
         )
     told = {(one.status_code, one.text, one.headers.get("retry-after")) for one in answers}
     assert told == {(503, "wait", "5")}
+
+
+def test_a_script_that_was_not_committed_is_not_kept_for_those_who_ask_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I3: GRUB asks again soon, and must not get from memory what nobody has counted."""
+    rack(service, "r0", "r1")
+    boot = service.app.boot_answers
+    machines = [
+        Machine.by_name(
+            f"grub.cfg-01-{mac(name).replace(':', '-')}", "10.0.0.5", service.boot_url, http=False
+        )
+        for name in ("r0", "r1")
+    ]
+    looks = [boot.look(machine) for machine in machines if machine is not None]
+    honest, here = Connection.commit, threading.get_ident()
+
+    def broken(connection: Connection) -> None:
+        if threading.get_ident() == here:
+            raise sqlite3.OperationalError("database or disk is full")
+        honest(connection)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "commit", broken)
+        told = boot.settle(looks)
+    assert not any("vmlinuz" in text for text in told)
+    again = [boot.look(look.machine) for look in looks]
+    assert [look.commits for look in again] == [True, True]
+    assert all("vmlinuz" in text for text in boot.settle(again))
+    assert [boot.look(look.machine).commits for look in looks] == [False, False], "now it is"

@@ -23,7 +23,7 @@ SEEN: dict[str, Any] = {
 
 def fits(text: str, seen: dict[str, Any] = SEEN) -> bool:
     test = Hardware.parse(text).test
-    return test is None or test(seen)
+    return test is None or test(seen) is True
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,17 @@ def test_memory_is_what_the_modules_hold(shown_mib: int, sold_gib: int) -> None:
 
 @pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.base])
 def test_what_nobody_has_seen_is_not_enough(name: str) -> None:
-    assert fits(f"{name}>=1", {}) is False
+    unit = "G" if FIELDS[name].base > 1 else ""
+    for text in (f"{name}>=1{unit}", f"not {name}>=1{unit}", f"not ({name}>=1{unit} or cpus<0)"):
+        assert fits(text, {}) is False
+
+
+def test_not_of_what_nobody_has_seen_is_no_yes() -> None:
+    bare = {"cpus": 4, "disks": [], "nics": []}
+    for text in ("not disk>=1T", "not disk<1T", "not vendor~supermicro", "vendor!=supermicro"):
+        assert fits(text, bare) is False
+    assert fits("not vendor~supermicro or cpus=4", bare) is True
+    assert fits("disks=0 and not nics>0", bare) is True
 
 
 @pytest.mark.parametrize(
@@ -86,6 +96,8 @@ def test_what_nobody_has_seen_is_not_enough(name: str) -> None:
         ("ram>=64G)", "'and' or 'or'"),
         ("memory>=64G", "no word 'memory'"),
         ("ram>=lots", "is no size"),
+        ("ram>=64", "of what?"),
+        ("disk<480", "of what?"),
         ("cpus>=4G", "is no number"),
         ("cpu>=4", "compares numbers"),
         ("ram~64", "is a number"),

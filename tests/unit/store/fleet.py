@@ -42,16 +42,18 @@ def new(number: int = 1, **facts: Any) -> NewServer:
 
 
 def submit(
-    store: Store, server_id: str, event: Event, at: datetime, **facts: Any
+    store: Store, server_id: str, event: Event, at: datetime, *, waited: int | None = None, **facts: Any
 ) -> tuple[Decision, HistoryEntry | None]:
-    """Decide on what is stored and commit it, once: a lost guard gives None."""
+    """Decide on what is stored and commit it, once: a lost guard gives None. `waited`: as `Store.commit` takes it."""
     life = store.server(server_id).life
     decision = decide(life, event, at)
     run = decision.server.run
     begin = None
     if run is not None and life.run is None:
         begin = RunRecord(server_id, run.number, str(run.verb), "tiny", {"template": "text"}, at)
-    entries = store.commit(server_id, life, decision, event, at, begin=begin, facts=facts or None)
+    entries = store.commit(
+        server_id, life, decision, event, at, begin=begin, waited=waited, facts=facts or None
+    )
     return decision, entries[-1] if entries else None
 
 

@@ -167,6 +167,68 @@ def test_a_fault_that_ends_the_transaction_is_told_to_all_in_it(depot: Depot) ->
     assert depot.kept() == ["later"]
 
 
+def test_all_in_it_hear_the_fault_itself(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_S", 30.0)
+
+    def faulty() -> None:
+        with suppress(Unavailable), depot.convoy.write() as connection:
+            connection.driver.execute("ROLLBACK")
+            raise sqlite3.OperationalError("disk I/O error")
+
+    with pytest.raises(Unavailable) as caught, together(depot, faulty):
+        pass
+    assert caught.value.seen == "disk I/O error"
+
+
+def test_a_fault_that_is_swallowed_commits_nothing(depot: Depot) -> None:
+    def swallows() -> None:
+        with depot.convoy.write() as connection:
+            connection.driver.execute("INSERT INTO t VALUES ('before')")
+            connection.driver.execute("ROLLBACK")
+
+    with pytest.raises(Unavailable, match="cannot be used") as caught:
+        swallows()
+    assert caught.value.seen == "the transaction has ended by itself"
+    write(depot, "later")
+    assert depot.kept() == ["later"]
+
+
+def test_nobody_hangs_where_the_connection_is_gone(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_connection: Connection) -> None:
+        raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "commit", gone)
+        patch.setattr(module, "undo", gone)
+        with pytest.raises((Unavailable, sqlite3.ProgrammingError)):
+            write(depot, "a")
+    depot.connection.driver.execute("ROLLBACK")
+    write(depot, "b")
+    assert depot.kept() == ["b"]
+
+
+def test_a_long_write_keeps_nobody_waiting_for_its_end(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_S", 30.0)
+    goes_on, began = threading.Event(), threading.Event()
+
+    def long() -> None:
+        with depot.convoy.write(long=True) as connection:
+            began.set()
+            goes_on.wait(30)
+            connection.driver.execute("INSERT INTO t VALUES ('long')")
+
+    thread = threading.Thread(target=long, daemon=True)
+    with depot.convoy.write() as connection:
+        connection.driver.execute("INSERT INTO t VALUES ('short')")
+        thread.start()
+        time.sleep(0.1)
+    assert depot.kept() == ["short"]
+    assert began.wait(30)
+    goes_on.set()
+    thread.join(30)
+    assert depot.kept() == ["long", "short"]
+
+
 def test_who_could_have_committed_and_gave_up_waiting_leaves_nobody_behind(
     depot: Depot, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ def test_they_wait_in_the_order_they_came(store: Store) -> None:
     assert store.first_waiting() == first
     assert store.first_waiting(first.number) == second
     assert [store.waiting_before(one.number) for one in (first, second, third)] == [0, 1, 2]
-    with pytest.raises(Refused, match="waits already"):
+    with pytest.raises(Refused, match="waits for its turn"):
         store.wait(records[1], ask(Verb.DEPLOY), "tiny", FROZEN, NOW)
 
     dropped = store.drop_waiting(second, 1, "given up by me", "me", NOW)
@@ -45,7 +45,9 @@ def test_a_run_that_begins_waits_no_longer(store: Store) -> None:
     for record in records:
         store.wait(record, ask(Verb.DEPLOY), "tiny", FROZEN, NOW)
     assert store.deploys_under_way() == 0
-    submit(store, records[0].id, ask(Verb.DEPLOY), NOW)
+    first = store.waiting(records[0].id)
+    assert first is not None
+    submit(store, records[0].id, ask(Verb.DEPLOY), NOW, waited=first.number)
     assert store.waiting(records[0].id) is None
     assert store.waiting(records[1].id) is not None
     assert store.deploys_under_way() == 1
@@ -56,3 +58,21 @@ def test_a_forgotten_server_waits_for_nothing(store: Store) -> None:
     store.wait(record, ask(Verb.DEPLOY), "tiny", FROZEN, NOW)
     store.forget(record.id, NOW, "test")
     assert store.first_waiting() is None
+
+
+def test_a_server_that_has_moved_since_it_was_read_does_not_wait(store: Store) -> None:
+    """P2, P14: of two who ask for the same at once, one begins, and the other must not begin after it."""
+    (record,) = store.add_servers([new(1)], NOW)
+    submit(store, record.id, ask(Verb.DEPLOY), NOW)
+    with pytest.raises(Refused, match="quicker"):
+        store.wait(record, ask(Verb.DEPLOY), "tiny", FROZEN, NOW)
+    assert store.first_waiting() is None
+
+
+def test_no_other_run_begins_beside_a_deploy_that_waits(store: Store) -> None:
+    (record,) = store.add_servers([new(1)], NOW)
+    store.wait(record, ask(Verb.DEPLOY), "tiny", FROZEN, NOW)
+    with pytest.raises(Refused, match="waits for its turn"):
+        submit(store, record.id, ask(Verb.MANAGE), NOW)
+    assert store.server(record.id).life.run is None
+    assert store.waiting(record.id) is not None
