@@ -120,7 +120,7 @@ def _fill_boot_partition(image: Path, boot: BootFiles, size: int, work: Path) ->
         f"set timeout=0\nmenuentry tiny {{\n  linux /vmlinuz {boot.cmdline}\n  initrd /initrd\n}}\n"
     )
     _run(["syslinux", "--install", "--offset", str(_BOOT_START), str(image)])
-    drive = f"{image}{_BOOT_START}"
+    drive = f"{image}@@{_BOOT_START}"
     _run(["mmd", "-i", drive, "::/EFI", "::/EFI/BOOT", "::/EFI/debian"])
     for source, name in (
         (boot.kernel, "vmlinuz"),
