@@ -89,7 +89,8 @@ def test_installer_that_fails_says_where_and_leaves_its_log(ready: Setting) -> N
     assert "cannot fetch" in kept["anaconda.log"]
     assert "install-failed.log" in kept
     assert lab.disk_log(one, run) == ["partitioning"]
-    assert any("log anaconda.log uploaded" in note for note in lab.notes(one))
+    # what is seen is written down a little later
+    lab.wait(lambda: "log anaconda.log uploaded" in " ".join(lab.notes(one)), 10, "log on the timeline")
     # Rule: after go there is no second boot script.
     rebooted = fail(lab, two)["last_error"]
     assert "BM405 rebooted during install" in rebooted
