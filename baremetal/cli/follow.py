@@ -145,7 +145,8 @@ class Follower:
         """Show how a server stands; what was expected and happened before the stream told of it is read up."""
         self._screen.status(server)
         told = self.told[server["name"]]
-        if told.started_at is not None or told.ended or server.get("waiting") is not None:
+        expected = told.waits_since is not None and told.started_at is None and not told.ended
+        if not expected or server.get("waiting") is not None:
             return
         page = self._client.get(server_path(told.server, "events"), newest=True, limit=1000)["events"]
         for event in page:

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from baremetal.engine.engine import Begin, Engine
-from baremetal.errors import BaremetalError, Refused, Unavailable, Unknown
+from baremetal.errors import BaremetalError, Unavailable, Unknown
 from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Asked
 from baremetal.store.records import HistoryEntry, ServerRecord, WaitingRecord
@@ -28,10 +28,10 @@ TICK_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in the queue a server stands, and the run that it will begin."""
+    """Where in the queue a server stands, 1 for the next to begin, and the run that it will begin."""
 
     run: int
-    before: int
+    place: int
 
 
 class Admission:
@@ -64,20 +64,13 @@ class Admission:
     def begin(self, record: ServerRecord, asked: Asked, begin: Begin) -> Decision | Place:
         """Begin a run now, or have it wait behind the others. Raises Refused, Unavailable."""
         with self._lock:
-            if self._store.first_waiting() is None and self._has_room():
+            if not self._store.is_anybody_waiting() and self._has_room():
                 return self._begin(record.id, asked, begin)
             self._tell(self._store.wait(record, asked, begin.profile, begin.frozen, self._now()))
-        place = self.place(record)
-        if place is None:  # its turn has come meanwhile
-            return Place(record.life.runs + 1, 0)
-        return place
-
-    def place(self, record: ServerRecord) -> Place | None:
-        """Say where a server stands in the queue, None where it does not."""
-        one = self._store.waiting(record.id)
-        if one is None:
-            return None
-        return Place(record.life.runs + 1, self._store.waiting_before(one.number))
+        entry = self._store.queue_entry(record.id)
+        return Place(
+            record.life.runs + 1, entry.place if entry is not None else 0
+        )  # 0: its turn has come meanwhile
 
     def leave(self, record: ServerRecord, by: str) -> bool:
         """Give up what waits; False where nothing does."""
@@ -137,11 +130,3 @@ class Admission:
         if self._last is not None and self._stagger > self._now() - self._last >= timedelta(0):
             return False
         return not self._most or self._store.deploys_under_way() < self._most
-
-
-def refuse_waiting(store: Store, record: ServerRecord, verb: str) -> None:
-    """Refuse a verb beside a deploy that waits. Raises Refused."""
-    if store.waiting(record.id) is not None:
-        raise Refused(
-            f"{verb}: a deploy of this server waits for its turn", server=record.name, allowed=("abort",)
-        )

@@ -35,7 +35,7 @@ from baremetal.netboot.lookup import Loader
 from baremetal.netboot.profile import Family
 from baremetal.netboot.selector import parse_selector
 from baremetal.service import views
-from baremetal.service.admission import Admission, Place, refuse_waiting
+from baremetal.service.admission import Admission, Place
 from baremetal.service.enrolment import quirk
 from baremetal.service.errands import Errands
 from baremetal.service.hardware import Hardware
@@ -167,12 +167,12 @@ class Deploys:
                 if self._store.waiting(record.id) is None:
                     self._check_state(record, asked)
                 return _Ready(record, asked, None)
-            refuse_waiting(self._store, record, str(verb))
+            self._store.refuse_beside_waiting(record, str(verb))
             self._check_state(record, asked)
             return _Ready(record, *self._errands.prepare(record, asked, order.vars))
         if order.wipe:
             raise Invalid(f"{verb} wipes nothing", variable="wipe", fix="release with --wipe first")
-        refuse_waiting(self._store, record, str(verb))
+        self._store.refuse_beside_waiting(record, str(verb))
         self._check_state(record, Asked(verb, by=by, force=order.force, method=Method.INSTALLER))
         offer, asked_vars = self._offer(record, order, verb)
         asked = _asked(record, order, verb, by, offer)
@@ -207,7 +207,7 @@ class Deploys:
         if isinstance(decision, Place):
             return {
                 "run": decision.run,
-                "waiting": decision.before + 1,
+                "waiting": decision.place or None,
                 "server": self._view(ready.record.id),
             }
         _raise_refusal(ready.record, decision)

@@ -129,9 +129,9 @@ class Servers:
                 f"no state {state[:40]!r}", variable="state", fix=f"use one of {', '.join(ProvisionState)}"
             )
         wanted = ProvisionState(state) if state is not None else None
-        hardware = Hardware.parse(where)
+        hardware, queue = Hardware.parse(where), self._store.queue()
         return [
-            views.view(self._store, record)
+            views.view(self._store, record, queue)
             for record in self._store.servers(wanted, dict(tags or {}) or None)
             if hardware.fits(self._store, record)
         ]

@@ -5,23 +5,24 @@ The password of a BMC is not in here, because it never leaves the store except t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from baremetal.drivers.base import BmcUrl
 from baremetal.lifecycle.model import ProvisionState, Run
 from baremetal.lifecycle.moves import current_step
 from baremetal.lifecycle.workflows import allowed_verbs
-from baremetal.store.records import HistoryEntry, ServerRecord
+from baremetal.store.records import HistoryEntry, QueueEntry, ServerRecord
 from baremetal.store.store import Store
 
 
-def view(store: Store, record: ServerRecord) -> dict[str, Any]:
-    """Describe a server with its open run, or the run that is deployed."""
+def view(store: Store, record: ServerRecord, queue: Mapping[str, QueueEntry] | None = None) -> dict[str, Any]:
+    """Describe a server with its open run, or the run that is deployed. `queue` spares asking who waits."""
     life, facts = record.life, record.facts
     number = life.run.number if life.run is not None else life.deployed
     known = store.run(record.id, number) if number else None
     profile = known.profile if known is not None and known.profile else None
-    waiting = _waiting(store, record) if life.run is None else None
+    waiting = _waiting(store.queue_entry(record.id) if queue is None else queue.get(record.id))
     return {
         "name": life.name,
         "id": record.id,
@@ -90,9 +91,8 @@ def event(entry: HistoryEntry) -> dict[str, Any]:
     }
 
 
-def _waiting(store: Store, record: ServerRecord) -> dict[str, Any] | None:
-    """Describe the deploy that waits for its turn; `place` counts from 1."""
-    one = store.waiting(record.id)
+def _waiting(one: QueueEntry | None) -> dict[str, Any] | None:
+    """Describe the deploy that waits for its turn."""
     if one is None:
         return None
     return {
@@ -100,7 +100,7 @@ def _waiting(store: Store, record: ServerRecord) -> dict[str, Any] | None:
         "profile": one.profile,
         "since": one.at,
         "by": one.asked.by,
-        "place": store.waiting_before(one.number) + 1,
+        "place": one.place,
     }
 
 

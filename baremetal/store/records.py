@@ -86,6 +86,16 @@ class WaitingRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueEntry:
+    """What people want to know of a deploy that waits; `place` 1 is the next to begin."""
+
+    place: int
+    at: datetime
+    asked: Asked
+    profile: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """One run: what it froze at its start, and what was learnt on the way.
 

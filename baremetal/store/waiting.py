@@ -19,7 +19,7 @@ from baremetal.store.codec import decode_event, dump, encode_event, load
 from baremetal.store.connection import Connection, Prepared
 from baremetal.store.history import append
 from baremetal.store.part import Part
-from baremetal.store.records import HistoryEntry, ServerRecord, WaitingRecord
+from baremetal.store.records import HistoryEntry, QueueEntry, ServerRecord, WaitingRecord
 from baremetal.store.tables import RUNS, SERVERS, WAITING, micros, moment
 
 _W = WAITING.c
@@ -34,7 +34,11 @@ _AS_READ = Prepared(
 _ROWS = select(WAITING, SERVERS.c.name).join(SERVERS, SERVERS.c.id == _W.server_id).order_by(_W.id)
 _ONE = Prepared(_ROWS.where(_W.server_id == bindparam("the_id")))
 _FIRST = Prepared(_ROWS.where(_W.id > bindparam("after")).limit(1))
-_BEFORE = Prepared(select(func.count()).select_from(WAITING).where(_W.id < bindparam("the_number")))
+_OTHER = WAITING.alias()
+_BEFORE = select(func.count()).select_from(_OTHER).where(_OTHER.c.id < _W.id).scalar_subquery()
+_PLACE = Prepared(select(_BEFORE, _W.at, _W.profile, _W.asked).where(_W.server_id == bindparam("the_id")))
+_QUEUE = Prepared(select(_W.server_id, _W.at, _W.profile, _W.asked).order_by(_W.id))
+_ANYBODY = Prepared(select(_W.id).limit(1))
 _UNDER_WAY = Prepared(
     select(func.count())
     .select_from(RUNS)
@@ -89,22 +93,44 @@ class Waiting(Part):
                 data={"what": "queue", "kind": "waits", "by": asked.by},
             )
 
+    def refuse_beside_waiting(self, record: ServerRecord, verb: str) -> None:
+        """Raise Refused where a deploy of this server waits: nothing else may begin beside it."""
+        with self._db.read() as connection:
+            _refuse(connection, record.id, record.name, verb)
+
     def waiting(self, server_id: str) -> WaitingRecord | None:
         """Return what a server waits for."""
         with self._db.read() as connection:
             row = _ONE.run(connection, {"the_id": server_id}).fetchone()
         return None if row is None else _waiting(row)
 
+    def is_anybody_waiting(self) -> bool:
+        with self._db.read() as connection:
+            return _ANYBODY.run(connection, {}).fetchone() is not None
+
+    def queue_entry(self, server_id: str) -> QueueEntry | None:
+        """Return where one server stands among those who wait."""
+        with self._db.read() as connection:
+            row = _PLACE.run(connection, {"the_id": server_id}).fetchone()
+        if row is None:
+            return None
+        before, at, profile, asked = row
+        return QueueEntry(before + 1, moment(at), _asked(asked), profile)
+
+    def queue(self) -> dict[str, QueueEntry]:
+        """Return everybody who waits, by server id, longest waiting first."""
+        with self._db.read() as connection:
+            rows = _QUEUE.run(connection, {}).fetchall()
+        return {
+            server_id: QueueEntry(place, moment(at), _asked(asked), profile)
+            for place, (server_id, at, profile, asked) in enumerate(rows, 1)
+        }
+
     def first_waiting(self, after: int = 0) -> WaitingRecord | None:
         """Return who has waited longest, of those behind a number."""
         with self._db.read() as connection:
             row = _FIRST.run(connection, {"after": after}).fetchone()
         return None if row is None else _waiting(row)
-
-    def waiting_before(self, number: int) -> int:
-        """Return how many have waited longer."""
-        with self._db.read() as connection:
-            return int(_BEFORE.run(connection, {"the_number": number}).fetchone()[0])
 
     def deploys_under_way(self) -> int:
         """Return how many deploys and rebuilds have begun and not ended."""
@@ -141,6 +167,10 @@ def _refuse(connection: Connection, server_id: str, name: str, verb: str) -> Non
 
 def _waiting(row: Any) -> WaitingRecord:
     number, server_id, at, profile, asked, frozen, name = row
-    event = decode_event(load(asked))
+    return WaitingRecord(number, server_id, name, moment(at), _asked(asked), profile, load(frozen))
+
+
+def _asked(text: str) -> Asked:
+    event = decode_event(load(text))
     assert isinstance(event, Asked)
-    return WaitingRecord(number, server_id, name, moment(at), event, profile, load(frozen))
+    return event

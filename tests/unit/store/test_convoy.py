@@ -194,14 +194,28 @@ def test_a_fault_that_is_swallowed_commits_nothing(depot: Depot) -> None:
 
 
 def test_nobody_hangs_where_the_connection_is_gone(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither he who commits nor those who left it to him, although undoing fails too."""
+    monkeypatch.setattr(module, "LONGEST_S", 30.0)
+    told: list[str] = []
+
     def gone(_connection: Connection) -> None:
         raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
+
+    def rider() -> None:
+        try:
+            write(depot, "rider")
+        except Unavailable as error:
+            told.append(str(error.seen))
 
     with monkeypatch.context() as patch:
         patch.setattr(Connection, "commit", gone)
         patch.setattr(module, "undo", gone)
-        with pytest.raises((Unavailable, sqlite3.ProgrammingError)):
-            write(depot, "a")
+        with pytest.raises(Unavailable, match="cannot be used"), together(depot, rider, rider) as threads:
+            pass
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+    assert told == ["Cannot operate on a closed database."] * 2
     depot.connection.driver.execute("ROLLBACK")
     write(depot, "b")
     assert depot.kept() == ["b"]

@@ -29,7 +29,15 @@ def test_they_wait_in_the_order_they_came(store: Store) -> None:
     )
     assert store.first_waiting() == first
     assert store.first_waiting(first.number) == second
-    assert [store.waiting_before(one.number) for one in (first, second, third)] == [0, 1, 2]
+    places = [store.queue_entry(record.id) for record in records]
+    assert [place.place for place in places if place is not None] == [1, 2, 3]
+    assert list(store.queue().values()) == places
+    assert [(one.place, one.profile) for one in store.queue().values()] == [
+        (1, "tiny"),
+        (2, "tiny"),
+        (3, "tiny"),
+    ]
+    assert store.is_anybody_waiting()
     with pytest.raises(Refused, match="waits for its turn"):
         store.wait(records[1], ask(Verb.DEPLOY), "tiny", FROZEN, NOW)
 
@@ -37,7 +45,9 @@ def test_they_wait_in_the_order_they_came(store: Store) -> None:
     assert dropped is not None
     assert dropped.note == "given up by me"
     assert store.drop_waiting(second, 1, "again", "me", NOW) is None
-    assert store.waiting_before(third.number) == 1
+    left = store.queue_entry(records[2].id)
+    assert left is not None
+    assert left.place == 2
 
 
 def test_a_run_that_begins_waits_no_longer(store: Store) -> None:
