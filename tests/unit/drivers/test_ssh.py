@@ -23,6 +23,8 @@ from baremetal.drivers.ssh import (
 from baremetal.engine.perform import LoginTarget, Performer
 from baremetal.errors import LoginError
 
+pytestmark = pytest.mark.slow  # real sockets, and deadlines that are waited out
+
 OWN = generate_keypair()
 HOST = generate_keypair("host")
 OTHER = generate_keypair("other")

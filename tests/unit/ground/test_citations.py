@@ -7,6 +7,8 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+import pytest
+
 TOP = Path(__file__).parents[3]
 TESTS = TOP / "tests"
 SEEDS = {
@@ -50,6 +52,7 @@ def rows() -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_behaviour_is_cited_by_a_test() -> None:
     everywhere = set().union(*(cited(docstrings(file)) for file in TESTS.rglob("test_*.py")))
     assert (SEEDS | PAINS) - everywhere == set()

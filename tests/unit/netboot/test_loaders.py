@@ -213,6 +213,7 @@ def test_menus() -> None:
     golden("loaders/menu.local.ipxe", local_boot_script("active: boots its disk", sanboot, menu))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loader", [Loader.GRUB, Loader.PXELINUX, Loader.LPXELINUX])
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_every_loader_starts_a_shipped_profile_or_says_that_it_cannot(name: str, loader: Loader) -> None:

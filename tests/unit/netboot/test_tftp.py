@@ -35,6 +35,8 @@ from baremetal.netboot.tftp import (
 )
 from tests.unit.netboot.tftp_rig import CALM, HASTY, Client, Rig, Wire, request
 
+pytestmark = pytest.mark.slow  # real sockets, and deadlines that are waited out
+
 BODY = random.Random(7).randbytes(300_001)
 
 

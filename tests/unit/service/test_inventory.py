@@ -62,6 +62,7 @@ def test_malformed_parts_are_errors(change: dict[str, Any]) -> None:
         read_inventory(FOUND | change, [])
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(st.sampled_from([*FOUND]), st.recursive(st.text() | st.integers() | st.none(), st.lists))
 )

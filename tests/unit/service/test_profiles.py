@@ -77,6 +77,7 @@ def test_esxi_repeats_what_its_medium_boots(offered: Callable[..., Profiles], tm
     assert profiles.show("esxi8")["asks_go"] is False
 
 
+@pytest.mark.slow
 def test_the_list_tells_the_record_and_show_asks_the_checkers(
     offered: Callable[..., Profiles], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
