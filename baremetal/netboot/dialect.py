@@ -99,12 +99,15 @@ def local_text(manner: Manner, reason: str, menu: Menu | None = None) -> str:
             return pxelinux.local_config(reason, manner.local, menu)
 
 
-def wait_text(loader: Loader, base: str, mac: str, *, own: bool) -> str:
-    """Say that we cannot answer just now. `own`: asked for by a configuration of ours, which asks again by itself."""
+def wait_text(loader: Loader, base: str, key: str, *, own: bool) -> str:
+    """Say that we cannot answer just now. `key`: the machine's MAC or UUID, "" if it told neither.
+
+    `own`: asked for by a configuration of ours, which asks again by itself.
+    """
     match loader:
         case Loader.IPXE:
             return wait_script(base)
         case Loader.GRUB:
             return grub.wait_config() if own else grub.first_config()
         case _:
-            return pxelinux.wait_config(mac)
+            return pxelinux.wait_config(key)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from baremetal.errors import Invalid
 from baremetal.netboot.context import Context
@@ -25,7 +26,7 @@ from baremetal.netboot.templates import INSTALL_PXELINUX, Frozen
 FOLDER: Final = "pxelinux.cfg"
 LONGEST_LINE: Final = 2047  # of a kernel command line; the rest would be cut off without a word
 _NAME = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,63}/){0,4}pxelinux\.cfg/([A-Za-z0-9-]{1,64})\Z")
-_AGAIN = re.compile(r"again-([0-9A-Fa-f]{12})\Z")
+_AGAIN = re.compile(r"again-([0-9A-Fa-f]{12}|[0-9A-Fa-f]{32})\Z")
 _PAUSE_S = 5
 
 
@@ -37,27 +38,48 @@ def read_name(name: str) -> Question | None:
     if found[1] == "default":
         return Question(By.LAST)
     again = _AGAIN.match(found[1])
-    return of_mac(again[1], own=True) if again else read_key(found[1])
+    return _own_question(again[1]) if again else read_key(found[1])
 
 
 def lookups(mac: str, address: str = "", uuid: str = "", prefix: str = "") -> list[str]:
     """List the names that pxelinux asks for, in order; `uuid` as SMBIOS writes it, which pxelinux byte-swaps."""
-    keys = [*([swap_uuid(uuid)] if uuid else []), mac_key(mac), *address_keys(address), "default"]
+    own = swap_uuid(uuid)
+    keys = [*([own] if _is_asked(own) else []), mac_key(mac), *address_keys(address), "default"]
     return [f"{prefix}{FOLDER}/{key}" for key in keys]
 
 
-def own_name(mac: str) -> str:
-    """Name the file that our configurations send a machine back to; outside the order, so it always has an answer."""
-    return f"{FOLDER}/again-{mac.replace(':', '')}"
+def _is_asked(uuid: str) -> bool:
+    """Whether pxelinux takes a UUID, in the order that it prints, for one.
+
+    It reads the version where RFC 4122 §4.1.3 has it, but in bytes that lie the other way round, and passes over
+    versions 0 and 15: that is one of eight random UUIDs. Measured with 6.04.
+    """
+    _, _, version, *_ = uuid.split("-") if uuid else ("", "", "0")
+    return version[0] not in "0f"
+
+
+def own_name(key: str) -> str:
+    """Name the file that our configurations send a machine back to; outside the order, so it always has an answer.
+
+    `key`: its MAC or its UUID, whichever it has told; "" for one that told neither, which asks by the last name again.
+    """
+    digits = key.replace(":", "").replace("-", "")
+    return f"{FOLDER}/again-{digits}" if digits else f"{FOLDER}/default"
+
+
+def _own_question(digits: str) -> Question | None:
+    if len(digits) == 12:
+        return of_mac(digits, own=True)
+    return Question(By.UUID, str(UUID(digits)), own=True)
 
 
 @lru_cache(maxsize=512)
-def wait_config(mac: str) -> str:
-    """Return the configuration for when we cannot answer: waits, and asks again.
+def wait_config(key: str) -> str:
+    """Return the configuration for when we cannot answer: waits, and asks again. `key` as for `own_name`.
 
     It cannot count; whoever serves it does.
     """
-    return shipped("wait.pxelinux", name=own_name(mac), pause_ds=_PAUSE_S * 10)
+    return shipped("wait.pxelinux", name=own_name(key), pause_ds=_PAUSE_S * 10)
 
 
 @lru_cache(maxsize=512)

@@ -41,6 +41,11 @@ class Machine:
         return cls(mac=mac, uuid=uuid, address=address, base=base, loader=loader, asked=asked)
 
     @property
+    def key(self) -> str:
+        """What tells it from others, as far as it has said: its MAC, its UUID, or "" for neither."""
+        return self.mac or self.uuid
+
+    @property
     def goes_on(self) -> bool:
         """Whether the loader has further names to ask for, so that *not found* is an answer."""
         return self.asked is not None and not self.asked.own and self.asked.by is not By.LAST

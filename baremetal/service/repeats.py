@@ -57,13 +57,13 @@ class Waits:
         self._waits: dict[str, tuple[datetime, datetime]] = {}
         self._lock = threading.Lock()
 
-    def is_enough(self, mac: str, at: datetime) -> bool:
+    def is_enough(self, machine: str, at: datetime) -> bool:
         """Note that a machine is about to be told to wait, and say whether it has waited for two minutes already."""
         with self._lock:
-            first, last = self._waits.get(mac, (at, at))
+            first, last = self._waits.get(machine, (at, at))
             if not timedelta(0) <= at - last < _WAIT_APART:
                 first = at
             if len(self._waits) >= _ROOM:
                 self._waits.clear()
-            self._waits[mac] = (first, at)
+            self._waits[machine] = (first, at)
         return at - first >= _WAIT_AT_MOST

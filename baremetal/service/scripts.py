@@ -191,9 +191,9 @@ class Scripts(Part):
     def _wait(self, machine: Machine) -> str:
         """Say that we cannot answer just now; at last, to a loader that cannot count, local boot."""
         asked = machine.asked
-        if machine.loader in _CANNOT_COUNT and self._waits.is_enough(machine.mac, self._now()):
+        if machine.loader in _CANNOT_COUNT and self._waits.is_enough(machine.key, self._now()):
             return local_script(None, "we could not answer for too long", machine.loader)
-        return wait_text(machine.loader, machine.base, machine.mac, own=asked is not None and asked.own)
+        return wait_text(machine.loader, machine.base, machine.key, own=asked is not None and asked.own)
 
     def meet(self, machine: Machine) -> None:
         """Remember a stranger for `baremetal list --unknown`. Best effort."""

@@ -141,7 +141,7 @@ class BootApp:
         except Exception:
             log.exception("a boot script could not be made", mac=machine.mac, address=machine.address)
             own = machine.asked is not None and machine.asked.own
-            return Plain(wait_text(machine.loader, machine.base, machine.mac, own=own))
+            return Plain(wait_text(machine.loader, machine.base, machine.key, own=own))
 
     # -- answer files --
 

@@ -283,6 +283,30 @@ def test_a_database_that_does_not_answer_makes_every_loader_wait(tmp_path: Path)
         assert "/answer/" in service.machine.get(f"/grub/mac/{MAC}.cfg").text
 
 
+def test_a_machine_that_is_known_by_its_uuid_waits_by_its_uuid(tmp_path: Path) -> None:
+    """I2: what serving means could not be written down; the server may have no MAC that pxelinux could ask by next."""
+    with running(tmp_path) as service:
+        service.enrol(uuid=UUID)
+        service.deploy_until_window()
+        works = service.app.store.commit
+
+        def fault(*_: object, **__: object) -> None:
+            from baremetal.errors import Unavailable
+
+            raise Unavailable("the disk is full")
+
+        service.app.store.commit = fault  # type: ignore[method-assign, assignment]
+        try:
+            config = service.machine.get(f"/pxelinux.cfg/{swap_uuid(UUID)}").text
+            again = re.search(r"CONFIG (pxelinux\.cfg/again-[0-9a-f]{32})\n", config)
+            assert again is not None
+            assert service.machine.get(f"/{again[1]}").text == config
+        finally:
+            service.app.store.commit = works  # type: ignore[method-assign]
+        assert "/answer/" in service.machine.get(f"/{again[1]}").text
+        assert serves(service) == 1
+
+
 SHIM = ["bootx64.efi", "revocations_sku.efi", "revocations_sbat.efi", "shim_certificate_0.efi", "grubx64.efi"]
 WAYS = {
     "iPXE": ["boot.ipxe", f"ipxe?mac={MAC}"],

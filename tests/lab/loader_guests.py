@@ -42,10 +42,21 @@ class Guest:
 
 
 @contextmanager
-def boot(folder: Path, tree: Path, first: str, mac: str, disk: Path, mode: BootMode) -> Iterator[Guest]:
+def boot(
+    folder: Path,
+    tree: Path,
+    first: str,
+    mac: str,
+    disk: Path,
+    mode: BootMode,
+    *,
+    system_uuid: str = SYSTEM_UUID,
+) -> Iterator[Guest]:
     """Boot the file `first` of `tree` by DHCP and TFTP; the guest ends with the context."""
     firmware = find_firmware(mode)
-    process = subprocess.Popen(_command(folder, tree, first, mac, disk, firmware), stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*_command(folder, tree, first, mac, disk, firmware), "-uuid", system_uuid], stdin=subprocess.DEVNULL
+    )
     try:
         yield Guest(folder, mac)
     finally:
@@ -65,7 +76,6 @@ def _command(folder: Path, tree: Path, first: str, mac: str, disk: Path, firmwar
         "-serial",
         f"file:{folder / 'serial.log'}",
     ]
-    command += ["-uuid", SYSTEM_UUID]
     card = f"virtio-net-pci,netdev=net0,mac={mac},bootindex=0"
     if firmware.code is None:
         command += ["-machine", "pc,usb=off,graphics=off"]

@@ -59,6 +59,9 @@ class Way:
 class Seen:
     """What a run left. `seconds`: from the order to deploy to the way's end."""
 
+    mac: str
+    uuid: str
+
     notes: list[str]
     seconds: float
     console: str
@@ -155,7 +158,8 @@ def live(folder: Path, way: Way) -> Seen:
                 shown = lab.wait_for_end(server, DEPLOY_S)
                 took_s = time.monotonic() - began
                 assert shown["provision_state"] == "active", shown["last_error"]
-            return Seen(lab.notes(server), round(took_s, 1), lab.console(server))
+            seen = lab.notes(server), round(took_s, 1), lab.console(server)
+            return Seen(server.mac, str(server.uuid), *seen)
         finally:
             lab.rack.down()
             lab.stop()

@@ -75,10 +75,15 @@ def loaders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def start(tmp_path: Path, tiny: TinyMedia, loaders: Path) -> Iterator[Callable[..., Guest]]:
-    """Boots a machine of a mode from a folder with these texts; `kernel` false leaves the kernel out."""
+    """Boots a machine of a mode from a folder with these texts; `kernel` false leaves the kernel out.
+
+    `uuid` is what its SMBIOS says.
+    """
     with ExitStack() as stack:
 
-        def start(mode: BootMode, texts: dict[str, str], kernel: bool = True) -> Guest:
+        def start(
+            mode: BootMode, texts: dict[str, str], kernel: bool = True, uuid: str = SYSTEM_UUID
+        ) -> Guest:
             tree, disk = tmp_path / "tftp", tmp_path / "disk.img"
             media = tree / MEDIA
             media.mkdir(parents=True)
@@ -102,7 +107,7 @@ def start(tmp_path: Path, tiny: TinyMedia, loaders: Path) -> Iterator[Callable[.
                 signed = loaders / "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed"
                 shutil.copy(signed, tree / "grubx64.efi")
                 shutil.copy(tiny.image, disk)
-            return stack.enter_context(boot(tmp_path, tree, first, MAC, disk, mode))
+            return stack.enter_context(boot(tmp_path, tree, first, MAC, disk, mode, system_uuid=uuid))
 
         yield start
 
@@ -146,6 +151,19 @@ def test_pxelinux_leaves_a_stranger_to_its_disk(start: Callable[..., Guest], met
     guest = start(BootMode.BIOS, {"pxelinux.cfg/default": pxelinux.local_config("no", LocalBoot(method))})
     comes_to(guest, DISK_GREETING)
     assert guest.asked[2:13] == pxelinux.lookups(MAC, "10.0.2.15", SYSTEM_UUID)
+
+
+@pytest.mark.parametrize(("version", "is_asked"), [("0f", False), ("10", True), ("ef", True), ("f0", False)])
+def test_pxelinux_passes_over_a_uuid_whose_version_it_misreads(
+    start: Callable[..., Guest], version: str, is_asked: bool
+) -> None:
+    """S3-3: UUIDs of version 4, of which it reads the byte beside."""
+    uuid = f"59cac7d3-1ff9-46{version}-9086-20eb2a0e61e2"
+    local = {"pxelinux.cfg/default": pxelinux.local_config("no")}
+    guest = start(BootMode.BIOS, local, uuid=uuid)
+    comes_to(guest, DISK_GREETING)
+    first = f"pxelinux.cfg/d3c7ca59-f91f-{version}46-9086-20eb2a0e61e2" if is_asked else BY_MAC
+    assert guest.asked[2] == first == pxelinux.lookups(MAC, "", uuid)[0]
 
 
 @pytest.mark.long

@@ -17,7 +17,7 @@ from baremetal.netboot import filters, grub, pxelinux
 from baremetal.netboot.dialect import Manner, install_text
 from baremetal.netboot.lint.loaderscripts import check_grub, check_ipxe, check_pxelinux
 from baremetal.netboot.lint.samples import sample_context, samples
-from baremetal.netboot.lookup import By, Loader, Question, swap_uuid
+from baremetal.netboot.lookup import By, Loader, Question, mac_key, swap_uuid
 from baremetal.netboot.menu import Menu, menu_for
 from baremetal.netboot.render import render_command_line, render_install_script
 from baremetal.netboot.scripts import LocalBoot, LocalBootMethod, local_boot_script
@@ -73,6 +73,14 @@ def test_pxelinux_asks_in_this_order() -> None:
     ]
 
 
+@pytest.mark.parametrize(("version", "is_asked"), [("0f", False), ("10", True), ("ef", True), ("f0", False)])
+def test_pxelinux_is_not_said_to_ask_by_a_uuid_that_it_passes_over(version: str, is_asked: bool) -> None:
+    """S3-3: as `lab/test_loaders.py` saw it."""
+    first = pxelinux.lookups(MAC, uuid=f"59cac7d3-1ff9-46{version}-9086-20eb2a0e61e2")[0]
+    key = f"d3c7ca59-f91f-{version}46-9086-20eb2a0e61e2" if is_asked else mac_key(MAC)
+    assert first == f"pxelinux.cfg/{key}"
+
+
 def test_every_name_of_a_lookup_is_understood_as_what_it_asks() -> None:
     """S3-2, S3-3."""
     for prefix in ("/", "/grub/", "/EFI/BOOT/", "/EFI/debian/", "/loaders/", "/media/rocky9/EFI/BOOT/"):
@@ -91,6 +99,8 @@ def test_every_name_of_a_lookup_is_understood_as_what_it_asks() -> None:
             Question(By.ADDRESS, "10.1.1.30"),
         ]
         assert [question and question.by for question in asked[3:]] == [By.PREFIX] * 7 + [By.LAST]
+    back = [pxelinux.read_name(pxelinux.own_name(key)) for key in (MAC, UUID, "")]
+    assert back == [Question(By.MAC, MAC, own=True), Question(By.UUID, UUID, own=True), Question(By.LAST)]
     *lists, last, own = (grub.read_name(name.lstrip("/")) for name in grub.debian_lookups(MAC))
     assert (lists, last, own) == ([None] * 4, Question(By.LAST), Question(By.MAC, MAC, own=True))
 
