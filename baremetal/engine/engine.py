@@ -227,26 +227,26 @@ class Engine:
         except Unavailable:
             telemetry.SWEEPS.labels("unavailable").inc()
             raise
-        for server_id in due:
+        for record in due:
             try:
-                lag_s = max(lag_s, self.attend(server_id, now))
+                lag_s = max(lag_s, self.attend(record, now))
             except BaremetalError as error:
-                log.warning("not attended to", server=server_id, code=error.code, error=str(error))
+                log.warning("not attended to", server=record.id, code=error.code, error=str(error))
             except Exception:
-                log.exception("attending broke", server=server_id)
+                log.exception("attending broke", server=record.id)
         telemetry.SWEEPS.labels("ok").inc()
         telemetry.SWEEP_LAG_SECONDS.set(lag_s)
         return len(due)
 
-    def attend(self, server_id: str, now: datetime) -> float:
+    def attend(self, record: ServerRecord, now: datetime) -> float:
         """Give one server that is due its event and its turn; return for how many seconds it had been due."""
-        record = self.store.server(server_id)
-        run = record.life.run
+        server_id, run = record.id, record.life.run
         if run is None:
             return 0.0
         late = [at for at in (run.deadline, run.retry_at or run.entered) if at is not None and at <= now]
         if run.deadline is not None and run.deadline <= now:
-            self.submit(server_id, Overdue(run.number, run.step), known=record)
+            # Decided on a fresh read: in a long sweep the record may be old, and a run that went on is not overdue.
+            self.submit(server_id, Overdue(run.number, run.step))
             record = self.store.server(server_id)
         if self._executor is None:
             self.turn(server_id, known=record)

@@ -133,10 +133,14 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
 
 
 def _line(fields: Mapping[str, Any], name: str, most: int) -> str:
+    if name not in fields:
+        return ""
     return " ".join(_CONTROL.sub(" ", _text(fields, name)).split())[:most]
 
 
 def _word(fields: Mapping[str, Any], name: str, form: re.Pattern[str]) -> str:
+    if name not in fields:
+        return ""
     text = _text(fields, name).strip()
     if text and not form.match(text):
         raise Invalid(f"{name} is malformed", variable=name)

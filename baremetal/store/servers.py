@@ -38,7 +38,7 @@ from baremetal.store.tables import (
 POWER_FRESH = timedelta(seconds=30)
 
 _S = SERVERS.c
-_READ = select(
+READ = select(
     _S.id,
     _S.life,
     _S.generation,
@@ -48,13 +48,13 @@ _READ = select(
     _S.power_seen_at,
     _S.created_at,
 )
-_BY_ID = Prepared(_READ.where(_S.id == bindparam("ref")))
-_BY_NAME = Prepared(_READ.where(_S.name == bindparam("ref")))
-_BY_MAC = Prepared(_READ.join(MACS, MACS.c.server_id == _S.id).where(MACS.c.mac == bindparam("ref")))
-_BY_FACTS = Prepared(_READ.where(_S.facts.like(bindparam("ref"))))
-_BY_UUID = Prepared(_READ.where(_S.uuid == bindparam("ref")))
-_BY_SERIAL = Prepared(_READ.where(_S.serial == bindparam("ref")).limit(2))
-_ALL = _READ.order_by(_S.name)
+_BY_ID = Prepared(READ.where(_S.id == bindparam("ref")))
+_BY_NAME = Prepared(READ.where(_S.name == bindparam("ref")))
+_BY_MAC = Prepared(READ.join(MACS, MACS.c.server_id == _S.id).where(MACS.c.mac == bindparam("ref")))
+_BY_FACTS = Prepared(READ.where(_S.facts.like(bindparam("ref"))))
+_BY_UUID = Prepared(READ.where(_S.uuid == bindparam("ref")))
+_BY_SERIAL = Prepared(READ.where(_S.serial == bindparam("ref")).limit(2))
+_ALL = READ.order_by(_S.name)
 _IN_STATE = _ALL.where(_S.state == bindparam("state"))
 _NAMES = Prepared(select(_S.name))
 _SEALED = Prepared(select(CREDENTIALS.c.sealed).where(CREDENTIALS.c.server_id == bindparam("ref")))
@@ -147,7 +147,7 @@ class Servers(Part):
         with self._db.read() as connection:
             row = _BY_ID.run(connection, {"ref": ref}).fetchone()
             row = row or _BY_NAME.run(connection, {"ref": ref}).fetchone()
-        return None if row is None else _record(row)
+        return None if row is None else read_record(row)
 
     def server_by_mac(self, mac: str) -> ServerRecord | None:
         """`mac` in lower-case colon form."""
@@ -160,7 +160,7 @@ class Servers(Part):
         """Return the one server that was said to have this address; None where several were. Reads every server."""
         with self._db.read() as connection:
             rows = _BY_FACTS.run(connection, {"ref": f'%"{address}%'}).fetchall()
-        records = [_record(row) for row in rows]
+        records = [read_record(row) for row in rows]
         found = [one for one in records if one.facts.ip.partition("/")[0] == address]
         return found[0] if len(found) == 1 else None
 
@@ -172,13 +172,13 @@ class Servers(Part):
         if found is None and serial:
             with self._db.read() as connection:
                 rows = _BY_SERIAL.run(connection, {"ref": serial}).fetchall()
-            found = _record(rows[0]) if len(rows) == 1 else None
+            found = read_record(rows[0]) if len(rows) == 1 else None
         return found
 
     def _one(self, asked: Prepared, ref: str) -> ServerRecord | None:
         with self._db.read() as connection:
             row = asked.run(connection, {"ref": ref}).fetchone()
-        return None if row is None else _record(row)
+        return None if row is None else read_record(row)
 
     def servers(self, state: str | None = None, tags: Mapping[str, str] | None = None) -> list[ServerRecord]:
         """Return all servers, by name; with `tags` only those that carry every one of them."""
@@ -187,7 +187,7 @@ class Servers(Part):
                 rows = connection.execute(_ALL).all()
             else:
                 rows = connection.execute(_IN_STATE, {"state": str(state)}).all()
-        records = [_record(row) for row in rows]
+        records = [read_record(row) for row in rows]
         if tags:
             wanted = tags.items()
             records = [record for record in records if wanted <= dict(record.facts.tags).items()]
@@ -223,7 +223,7 @@ class Servers(Part):
             row = _BY_ID.run(connection, {"ref": server_id}).fetchone()
             if row is None:
                 raise Unknown(f"no server {server_id!r}")
-            old = _record(row)
+            old = read_record(row)
             if before is not None and before != old.facts:
                 raise Conflict(
                     "somebody else changed the server meanwhile",
@@ -255,7 +255,7 @@ class Servers(Part):
             row = _BY_ID.run(connection, {"ref": server_id}).fetchone()
             if row is None:
                 raise Unknown(f"no server {server_id!r}")
-            old = _record(row)
+            old = read_record(row)
             if generation is None:
                 _FORGET.run(connection, {"ref": server_id})
             elif _FORGET_AT.run(connection, {"ref": server_id, "guard": generation}).rowcount != 1:
@@ -402,7 +402,7 @@ def _facts(text: str) -> Facts:
     return Facts(**{name: value for name, value in document.items() if name in known})
 
 
-def _record(row: Sequence[Any]) -> ServerRecord:
+def read_record(row: Sequence[Any]) -> ServerRecord:
     server_id, life, generation, fence, facts, power, seen, created = row
     return ServerRecord(
         server_id,

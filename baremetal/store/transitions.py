@@ -21,9 +21,9 @@ from baremetal.store.database import Database
 from baremetal.store.history import append
 from baremetal.store.inventories import keep_inventory
 from baremetal.store.part import Part
-from baremetal.store.records import HistoryEntry, RunRecord
+from baremetal.store.records import HistoryEntry, RunRecord, ServerRecord
 from baremetal.store.runs import add_run, end_run, learn
-from baremetal.store.servers import note_power
+from baremetal.store.servers import READ, note_power, read_record
 from baremetal.store.tables import SERVERS, micros, moment
 from baremetal.store.waiting import wait_no_longer
 
@@ -55,7 +55,7 @@ _UNRESERVE = Prepared(
 _VOID = Prepared(
     update(SERVERS).where(_S.reserved_until.is_not(None)).values(reserved_until=None, reserved_fence=None)
 )
-_DUE = Prepared(select(_S.id).where(_S.due_at <= bindparam("now"), _FREE).order_by(_S.due_at, _S.id))
+_DUE = Prepared(READ.where(_S.due_at <= bindparam("now"), _FREE).order_by(_S.due_at, _S.id))
 _NEXT = Prepared(
     select(
         func.min(
@@ -161,10 +161,11 @@ class Transitions(Part):
         with self._db.write() as connection:
             _VOID.run(connection, {})
 
-    def due(self, now: datetime) -> list[str]:
-        """Return the ids of free servers that are owed something, or whose deadline has passed; longest first."""
+    def due(self, now: datetime) -> list[ServerRecord]:
+        """Return the free servers that are owed something, or whose deadline has passed; longest first."""
         with self._db.read() as connection:
-            return [row[0] for row in _DUE.run(connection, {"now": micros(now)})]
+            rows = _DUE.run(connection, {"now": micros(now)}).fetchall()
+        return [read_record(row) for row in rows]
 
     def next_due(self) -> datetime | None:
         """Return when `due` will next have something to say, unless something happens before; None for never."""

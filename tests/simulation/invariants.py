@@ -29,9 +29,10 @@ class Broken(BaseException):
     """A promise was broken; the first word of the message is its id. Nothing in the program may handle it."""
 
 
-def check(claim: bool, promise: str, what: str) -> None:
+def check(claim: bool, promise: str, what: str, *about: object) -> None:
+    """Raise Broken unless the claim holds. `about` goes into the `{}` of `what`, which is written only then."""
     if not claim:
-        raise Broken(f"{promise}: {what}")
+        raise Broken(f"{promise}: {what.format(*about) if about else what}")
 
 
 class Watch:
@@ -68,16 +69,17 @@ class Watch:
         if isinstance(event, Intended) and decision.outcome is Outcome.CHANGED:
             self._intended = event
         if decision.outcome is not Outcome.CHANGED:
-            check(
-                after is before or after == before, "I8", f"a {decision.outcome} changed {position(before)}"
-            )
+            same = after is before or after == before
+            check(same, "I8", "a {} changed {}", decision.outcome, before.state)
             return
         self.edges[f"{position(before)} -> {position(after)}"] += 1
         stored = self.life
         check(before is stored or before == stored, "I8", "decided on a server that has moved on")
         self.life = after
         if before.state is not after.state:
-            check((before.state, after.state) in edges(), "I9", f"{before.state} to {after.state} is no edge")
+            check(
+                (before.state, after.state) in edges(), "I9", "{} to {} is no edge", before.state, after.state
+            )
         check(after.runs >= before.runs, "I10", "a run number went back")
         if before.run is not None and after.run is not None:
             check(after.run.number == before.run.number, "I10", "a run was replaced while it was open")
@@ -92,8 +94,8 @@ class Watch:
         if after.state in MOVING and not after.maintenance:
             check(after.run is not None and after.run.deadline is not None, "I9", "moving without a deadline")
         if after.state in FAILED - {ProvisionState.ENROLL}:
-            check(bool(after.last_error), "I15", f"{after.state} without a reason")
-            check(bool(allowed_verbs(after.state)), "I15", f"{after.state} without a next verb")
+            check(bool(after.last_error), "I15", "{} without a reason", after.state)
+            check(bool(allowed_verbs(after.state)), "I15", "{} without a next verb", after.state)
         if isinstance(event, Did):
             self._believed(before, event)
         if after.run is None and before.run is not None and not after.last_error:
@@ -110,7 +112,7 @@ class Watch:
             self._flipped = before.run.number
         if isinstance(action, EnsurePower):
             on = action.target is PowerState.ON
-            check(world.machine.is_on is on or not surely, "P8", f"{action}: recorded, and not so")
+            check(world.machine.is_on is on or not surely, "P8", "{}: recorded, and not so", action)
         elif isinstance(action, EnsureBootDevice):
             flags = world.bmc.options.read(5, world.bmc.knobs, world.clock.monotonic())
             valid, persistent, device = bool(flags[2] & 0x80), bool(flags[2] & 0x40), flags[3] >> 2 & 0x0F
@@ -122,7 +124,9 @@ class Watch:
                 so = so and ("efi=never" in world.quirks or efi is (world.mode == "uefi"))
             # flags for one boot run out by themselves: then somebody else's quicker commit is all it takes
             ran_out = bool(world.own.race) and not action.persistent and not valid
-            check(so or not surely or ran_out, "P8", f"{action}: recorded, and the BMC holds {flags.hex()}")
+            check(
+                so or not surely or ran_out, "P8", "{}: recorded, and the BMC holds {}", action, flags.hex()
+            )
             check(not (persistent and device == 1), "I6", "persistent PXE")
 
     def _achieved(self, before: Server, after: Server, event: Event) -> None:
@@ -175,7 +179,7 @@ class Watch:
 
     def login_refused(self) -> None:
         self._refused += 1
-        check(self._refused <= 2, "P10", f"{self._refused} wrong logins with one account")
+        check(self._refused <= 2, "P10", "{} wrong logins with one account", self._refused)
 
     def conversation_closed(self) -> None:
         self._open -= 1
@@ -184,18 +188,18 @@ class Watch:
         """The first byte of a write is being sent, by a driver that asked for permission."""
         life = self.life
         run = life.run
-        check(self._intended is not None, "I13", f"{kind} without a recorded intention")
+        check(self._intended is not None, "I13", "{} without a recorded intention", kind)
         assert self._intended is not None
-        check(not life.maintenance, "I17", f"{kind} in maintenance")
-        check(run is not None, "I13", f"{kind} for a run that is over")
+        check(not life.maintenance, "I17", "{} in maintenance", kind)
+        check(run is not None, "I13", "{} for a run that is over", kind)
         assert run is not None
         same = (self._intended.run, self._intended.step, self._intended.fence) == (
             run.number,
             run.step,
             life.fence,
         )
-        check(same, "I11", f"{kind} under an older fence")
-        check(run.verb is not Verb.MANAGE, "I20", f"{kind} while verifying")
+        check(same, "I11", "{} under an older fence", kind)
+        check(run.verb is not Verb.MANAGE, "I20", "{} while verifying", kind)
 
     # -- the boot app --
 
@@ -205,7 +209,7 @@ class Watch:
         life = self.life
         run = life.run
         check(mac == self._world.machine.macs[0], "I2", "an installer for a stranger")
-        check(run is not None and not run.closing, "I1", f"an installer's script in {position(life)}")
+        check(run is not None and not run.closing, "I1", "an installer's script in {}", life.state)
         assert run is not None
         check(run.go is None, "I3", "an installer's script after go")
         check(
@@ -213,13 +217,13 @@ class Watch:
         )
         self._scripts[run.number, run.attempt] += 1
         times = self._scripts[run.number, run.attempt]
-        check(times <= run.limits.max_serves, "I3", f"script number {times} of one netboot")
+        check(times <= run.limits.max_serves, "I3", "script number {} of one netboot", times)
 
     def served_answer(self, text: str | None) -> None:
         if text is None:
             return
         run = self.life.run
-        check(run is not None and not run.closing, "I1", f"an answer file in {position(self.life)}")
+        check(run is not None and not run.closing, "I1", "an answer file in {}", self.life.state)
         assert run is not None
         check(run.power_on_intended, "I4", "an answer file before power-on was intended")
         check(f"{self._world.id}/{run.number}" in text, "I22", "an answer file of another run")
@@ -229,9 +233,8 @@ class Watch:
         """A call-back has its reply: whatever it says was committed before."""
         life = self.life
         run = life.run if life.run is not None and life.run.number == number else None
-        check(
-            word != "go" or signal in (Signal.INSTALL_STARTED, Signal.WIPE_STARTED), "I3", f"go for {signal}"
-        )
+        asks = signal is Signal.INSTALL_STARTED or signal is Signal.WIPE_STARTED
+        check(word != "go" or asks, "I3", "go for {}", signal)
         if word == "go":
             check(run is not None and not run.closing, "I3", "go for a run that is over")
             assert run is not None
@@ -264,7 +267,7 @@ class Watch:
         check(folded.generation == life.generation, "I8", "the history lacks a change")
         check(amend(folded, fence=life.fence) == life, "I8", "folding differs")
         step = current_step(life)
-        check(step is None, "I26", f"still {position(life)} although faults stopped long ago: {life.run}")
+        check(step is None, "I26", "still {}, although faults stopped long ago", life.run)
         begun = Counter((write.run, write.what) for write in world.machine.disk.log if write.boot_id)
         runs = sorted(world.real_store.runs(world.id), key=lambda run: run.number)
         check([run.number for run in runs] == [*range(1, life.runs + 1)], "I10", "run numbers with gaps")

@@ -410,12 +410,14 @@ class World:
             self.real_store.forget(self.id, self.clock.utc(), "simulation")
 
 
-def _unforgiving(attend: Callable[[str, datetime], float]) -> Callable[[str, datetime], float]:
+def _unforgiving(
+    attend: Callable[[ServerRecord, datetime], float],
+) -> Callable[[ServerRecord, datetime], float]:
     """A sweep logs what breaks for one server and goes on; here it is the end."""
 
-    def watched(server_id: str, now: datetime) -> float:
+    def watched(record: ServerRecord, now: datetime) -> float:
         try:
-            return attend(server_id, now)
+            return attend(record, now)
         except BaremetalError:
             raise
         except Exception as error:
