@@ -42,22 +42,22 @@ from baremetal.netboot.templates import Templates
 from baremetal.netboot.tftp import Limits as TftpLimits
 from baremetal.netboot.tftp import TftpServer
 from baremetal.netboot.tokens import TokenMint
-from baremetal.service.admission import Admission
-from baremetal.service.boot import Boot
-from baremetal.service.deploys import Deploys
-from baremetal.service.dhcp import REFRESH_S, Dhcp
-from baremetal.service.doctor import Doctor, Place
-from baremetal.service.explain import Explain
-from baremetal.service.files import Files
-from baremetal.service.loaders import Loaders
-from baremetal.service.media import Media
-from baremetal.service.pairing import Pairing
-from baremetal.service.power import Power
+from baremetal.service.advice.doctor import Doctor, Place
+from baremetal.service.advice.explain import Explain
+from baremetal.service.advice.segments import Segments
+from baremetal.service.boot.boot import Boot
+from baremetal.service.boot.dhcp import REFRESH_S, Dhcp
+from baremetal.service.boot.files import Files
+from baremetal.service.boot.tftp import tftp_server
+from baremetal.service.deploys.admission import Admission
+from baremetal.service.deploys.deploys import Deploys
+from baremetal.service.deploys.pairing import Pairing
+from baremetal.service.media.loaders import Loaders
+from baremetal.service.media.media import Media
 from baremetal.service.profiles import Offer, Profiles
 from baremetal.service.recipe import Kitchen
-from baremetal.service.segments import Segments
-from baremetal.service.servers import Servers, ssh_places
-from baremetal.service.tftp import tftp_server
+from baremetal.service.servers.power import Power
+from baremetal.service.servers.servers import Servers, ssh_places
 from baremetal.service.timeline import Timeline
 from baremetal.service.tokens import Tokens
 from baremetal.store.records import RunRecord, ServerRecord

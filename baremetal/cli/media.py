@@ -18,7 +18,7 @@ from baremetal.cli.output import ago, emit, fields, table
 from baremetal.cli.paint import is_terminal, say
 
 if TYPE_CHECKING:
-    from baremetal.service.media_import import Held, MediaImport
+    from baremetal.service.media.importing import Held, MediaImport
 
 app = typer.Typer(rich_markup_mode=None)
 media = typer.Typer(
@@ -145,8 +145,8 @@ def remove(
 
 def _open(config: Path | None) -> MediaImport:
     from baremetal.config import load
-    from baremetal.service.media_fit import Need
-    from baremetal.service.media_import import MediaImport
+    from baremetal.service.media.fit import Need
+    from baremetal.service.media.importing import MediaImport
 
     settings = load(config)
     needs = [

@@ -65,7 +65,7 @@ def print_config(
     from baremetal.config import load, split_listen
     from baremetal.config.segments import network
     from baremetal.netboot.dhcp.offer import Mode
-    from baremetal.service.print_config import Site, text
+    from baremetal.service.advice.print_config import Site, text
 
     settings = load(config)
     wanted = mode or ModeOption(settings.dhcp.mode)

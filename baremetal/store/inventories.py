@@ -1,7 +1,7 @@
 """What the newest inspection of each server found. Written in the transaction of the decision that heard of it.
 
-Owns the rows; what may stand in them is `service/inventory.py`'s affair. Not a part of the server's own row, which is
-read on every boot and every turn.
+Owns the rows; what may stand in them is `service/servers/inventory.py`'s affair. Not a part of the server's own row,
+which is read on every boot and every turn.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Deploys that were asked for and wait until there is room for them.
 
-Owns the rows and their order; when there is room is `service/admission.py`'s affair. A row goes in the transaction that
-begins its run, so that no crash can leave both, or neither.
+Owns the rows and their order; when there is room is `service/deploys/admission.py`'s affair. A row goes in the
+transaction that begins its run, so that no crash can leave both, or neither.
 """
 
 from __future__ import annotations

@@ -20,13 +20,13 @@ from starlette.responses import JSONResponse, StreamingResponse
 from baremetal import telemetry
 from baremetal.errors import Invalid
 from baremetal.lifecycle.model import Verb
-from baremetal.service import roster
-from baremetal.service.deploys import Deploys, Order
-from baremetal.service.doctor import Doctor
-from baremetal.service.explain import Explain
-from baremetal.service.power import Power
+from baremetal.service.advice.doctor import Doctor
+from baremetal.service.advice.explain import Explain
+from baremetal.service.deploys.deploys import Deploys, Order
 from baremetal.service.profiles import Profiles
-from baremetal.service.servers import Enrolment, ServerChange, Servers
+from baremetal.service.servers import roster
+from baremetal.service.servers.power import Power
+from baremetal.service.servers.servers import Enrolment, ServerChange, Servers
 from baremetal.service.timeline import Timeline
 from baremetal.service.tokens import Role, Tokens
 from baremetal.web import shapes

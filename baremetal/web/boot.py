@@ -18,11 +18,11 @@ from baremetal.errors import Unavailable
 from baremetal.lifecycle.model import Fetch
 from baremetal.netboot.dialect import wait_text
 from baremetal.netboot.scripts import boot_script
-from baremetal.service.boot import Boot
-from baremetal.service.loaders import Loaders
-from baremetal.service.machine import Machine, machine_mac
-from baremetal.service.media import Media
-from baremetal.service.requests import FileRequest
+from baremetal.service.boot.boot import Boot
+from baremetal.service.boot.machine import Machine, machine_mac
+from baremetal.service.boot.requests import FileRequest
+from baremetal.service.media.loaders import Loaders
+from baremetal.service.media.media import Media
 from baremetal.telemetry import logger
 from baremetal.web.callbacks import CallbackApp
 from baremetal.web.doors import Doors

@@ -16,9 +16,9 @@ from starlette.requests import Request
 
 from baremetal.errors import BaremetalError, Invalid, Unavailable
 from baremetal.lifecycle.model import Signal
-from baremetal.service.boot import Boot
-from baremetal.service.callbacks import Call, Word
-from baremetal.service.news import News, read_json, read_news
+from baremetal.service.boot.boot import Boot
+from baremetal.service.boot.callbacks import Call, Word
+from baremetal.service.boot.news import News, read_json, read_news
 from baremetal.telemetry import logger
 from baremetal.web.doors import Doors
 from baremetal.web.gathering import Gathering

@@ -12,7 +12,7 @@ import pytest
 
 from baremetal.cli.app import main
 from baremetal.errors import Refused
-from baremetal.service.deploys import Order
+from baremetal.service.deploys.deploys import Order
 from tests.integration.conftest import Runner, Service, connect, prepare, running
 
 # No machine answers: each run is over when its boot window is.

@@ -14,9 +14,9 @@ import pytest
 from baremetal.engine.engine import Engine
 from baremetal.lifecycle.decision import Decision
 from baremetal.lifecycle.model import Go, Signal
-from baremetal.service.callbacks import Call, Word
-from baremetal.service.machine import Machine
-from baremetal.service.news import read_news
+from baremetal.service.boot.callbacks import Call, Word
+from baremetal.service.boot.machine import Machine
+from baremetal.service.boot.news import read_news
 from baremetal.store.connection import Connection
 from tests.integration.conftest import Service
 

@@ -16,7 +16,7 @@ import pytest
 
 from baremetal.netboot.dhcp.offer import LPXELINUX, PATH_PREFIX, Host, Mode, Network
 from baremetal.netboot.dhcp.probe import judge, probe
-from baremetal.service.print_config import Site, text
+from baremetal.service.advice.print_config import Site, text
 from tests.integration.segment import INTERFACE, may_make_segments
 from tests.integration.segment import Segment as Place
 from tests.integration.test_dhcp import BASE, R1, ROUTER_AT, SYSTEM, TOLD, US, ask, segment, take, until

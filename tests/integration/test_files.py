@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from baremetal.netboot import grub, pxelinux
-from baremetal.service.files import Files
-from baremetal.service.loaders import Loaders
-from baremetal.service.media import Media
-from baremetal.service.media_fit import Need
-from baremetal.service.media_import import MediaImport
-from baremetal.service.requests import FileRequest
+from baremetal.service.boot.files import Files
+from baremetal.service.boot.requests import FileRequest
+from baremetal.service.media.fit import Need
+from baremetal.service.media.importing import MediaImport
+from baremetal.service.media.loaders import Loaders
+from baremetal.service.media.media import Media
 from tests.integration.conftest import MAC, Service
 from tests.unit.media import skeleton
 

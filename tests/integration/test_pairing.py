@@ -9,7 +9,7 @@ import pytest
 
 from baremetal.config import load
 from baremetal.errors import Invalid
-from baremetal.service.deploys import Order
+from baremetal.service.deploys.deploys import Order
 from baremetal.wiring import App, build
 from tests.integration.conftest import prepare
 from tests.integration.test_silent import BOOT_CFG

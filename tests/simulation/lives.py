@@ -24,7 +24,7 @@ from baremetal.lifecycle.model import (
 )
 from baremetal.lifecycle.table import position
 from baremetal.lifecycle.workflows import METHODS
-from baremetal.service.news import read_news
+from baremetal.service.boot.news import read_news
 from baremetal.sim.network import NoAnswer
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store

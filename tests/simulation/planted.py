@@ -19,9 +19,9 @@ from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Asked, Event, Heard
 from baremetal.lifecycle.model import BootMode, Server, Signal, Verb
 from baremetal.lifecycle.workflows import WIPE
-from baremetal.service.callbacks import Word
-from baremetal.service.looks import Look
-from baremetal.service.news import News
+from baremetal.service.boot.callbacks import Word
+from baremetal.service.boot.looks import Look
+from baremetal.service.boot.news import News
 from baremetal.store.records import HistoryEntry
 from baremetal.store.store import Store
 from tests.simulation.world import FaultyStore, Killed, World

@@ -31,9 +31,9 @@ from baremetal.netboot.context import ServerFacts, merge_variables
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.templates import Frozen, Templates, freeze
 from baremetal.netboot.tokens import TokenMint
-from baremetal.service.boot import Boot
-from baremetal.service.machine import Machine
-from baremetal.service.news import read_news
+from baremetal.service.boot.boot import Boot
+from baremetal.service.boot.machine import Machine
+from baremetal.service.boot.news import read_news
 from baremetal.service.recipe import Kitchen, Recipe
 from baremetal.sim.bmc import SimulatedBmc
 from baremetal.sim.clock import VirtualClock

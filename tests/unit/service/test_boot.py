@@ -11,9 +11,9 @@ import pytest
 from baremetal.engine.observations import Observations
 from baremetal.lifecycle.model import Fetch, Signal
 from baremetal.netboot.tokens import TokenMint
-from baremetal.service.boot import Boot
-from baremetal.service.callbacks import Word
-from baremetal.service.news import News
+from baremetal.service.boot.boot import Boot
+from baremetal.service.boot.callbacks import Word
+from baremetal.service.boot.news import News
 from baremetal.service.recipe import Kitchen
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store

@@ -15,7 +15,7 @@ import pytest
 from baremetal.engine.observations import Observations
 from baremetal.netboot.dhcp.offer import Mode, Network, Segment
 from baremetal.netboot.dhcp.sightings import Reader
-from baremetal.service.dhcp import Dhcp
+from baremetal.service.boot.dhcp import Dhcp
 from baremetal.store.records import ServerRecord
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store

@@ -9,7 +9,7 @@ import pytest
 
 from baremetal.drivers.base import BmcCredentials
 from baremetal.errors import Invalid
-from baremetal.service.enrolment import Enrolment, ServerChange, changed_facts, first_facts, quirk
+from baremetal.service.servers.enrolment import Enrolment, ServerChange, changed_facts, first_facts, quirk
 
 GOOD = Enrolment(
     "r1",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from baremetal.errors import Invalid
-from baremetal.service.hardware import FIELDS, Hardware
+from baremetal.service.servers.hardware import FIELDS, Hardware
 
 SEEN: dict[str, Any] = {
     "cpus": 32,

@@ -12,8 +12,8 @@ from baremetal.errors import Invalid
 from baremetal.lifecycle.model import Signal
 from baremetal.netboot.context import Context, ServerFacts, Urls, merge_variables
 from baremetal.netboot.profile import Family, Profile
-from baremetal.service.inventory import for_templates, read_inventory
-from baremetal.service.news import read_news
+from baremetal.service.boot.news import read_news
+from baremetal.service.servers.inventory import for_templates, read_inventory
 
 MAC = "52:54:00:00:00:01"
 FOUND: dict[str, Any] = {

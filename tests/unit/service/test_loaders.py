@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from baremetal.service.loaders import PROGRAMS, Loaders, Missing, Program
+from baremetal.service.media.loaders import PROGRAMS, Loaders, Missing, Program
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from baremetal.lifecycle.model import Fetch
-from baremetal.service.media import Media
+from baremetal.service.media.media import Media
 from baremetal.service.recipe import media_reference, read_media_reference
 
 

@@ -16,9 +16,9 @@ import pytest
 from baremetal.errors import BaremetalError, Conflict, Invalid, MediaMissing, Refused, Unknown
 from baremetal.lifecycle.model import Fetch
 from baremetal.media.tree import CHUNK
-from baremetal.service.media import Media
-from baremetal.service.media_fit import Need
-from baremetal.service.media_import import MediaImport
+from baremetal.service.media.fit import Need
+from baremetal.service.media.importing import MediaImport
+from baremetal.service.media.media import Media
 from tests.unit.media import skeleton
 from tests.unit.media.skeleton import lay_out, make_iso
 
@@ -368,8 +368,8 @@ def test_an_interrupt_leaves_the_old_media(
 PROCESS = """
 import sys
 from pathlib import Path
-from baremetal.service.media_fit import Need
-from baremetal.service.media_import import MediaImport
+from baremetal.service.media.fit import Need
+from baremetal.service.media.importing import MediaImport
 need = Need("rocky9", "rocky9", "kickstart", "x86_64", "images/pxeboot/vmlinuz", "images/pxeboot/initrd.img")
 media = MediaImport(Path(sys.argv[1]), [need])
 def told(done, total):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from baremetal.errors import Invalid
 from baremetal.lifecycle.model import Signal
-from baremetal.service.news import News, mismatch, read_json, read_news, swapped_uuid
+from baremetal.service.boot.news import News, mismatch, read_json, read_news, swapped_uuid
 from baremetal.store.records import Facts
 
 pytestmark = pytest.mark.slow

@@ -12,9 +12,9 @@ import pytest
 
 from baremetal.netboot.profile import Family
 from baremetal.netboot.program import Program, look_at, read_program
-from baremetal.service.loaders import PROGRAMS, Loaders
-from baremetal.service.loaders import Program as Packaged
-from baremetal.service.pairing import Pairing
+from baremetal.service.deploys.pairing import Pairing
+from baremetal.service.media.loaders import PROGRAMS, Loaders
+from baremetal.service.media.loaders import Program as Packaged
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store
 from tests.programs import unpacked

@@ -23,7 +23,7 @@ from baremetal.cli.app import main
 from baremetal.cli.print_config import Target
 from baremetal.errors import Invalid, Unknown
 from baremetal.netboot.dhcp.offer import Mode
-from baremetal.service.print_config import TARGETS, Site, text
+from baremetal.service.advice.print_config import TARGETS, Site, text
 from tests.programs import unpacked
 from tests.unit.netboot.network import HOSTS, network
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from baremetal.netboot.lookup import By, Loader, Question
-from baremetal.service.machine import Machine
-from baremetal.service.repeats import Repeats, Waits
+from baremetal.service.boot.machine import Machine
+from baremetal.service.boot.repeats import Repeats, Waits
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 MAC = "52:54:00:00:00:01"

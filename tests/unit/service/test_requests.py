@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from baremetal.service.requests import FileRequest, FileRequests
+from baremetal.service.boot.requests import FileRequest, FileRequests
 from baremetal.store.records import ServerRecord
 
 R1, R2 = cast(Any, "r1"), cast(Any, "r2")

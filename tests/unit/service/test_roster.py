@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from baremetal.errors import Invalid
-from baremetal.service.roster import InvalidRows, parse
+from baremetal.service.servers.roster import InvalidRows, parse
 
 CSV = """\
 name, bmc, bmc_password, mac, ip, gateway, var:rack_unit, tag:row, adopt

@@ -11,7 +11,7 @@ import pytest
 from baremetal.errors import Refused
 from baremetal.netboot.dhcp.offer import BIOS, Client, Mode, Network, Segment
 from baremetal.netboot.dhcp.probe import Answer
-from baremetal.service.segments import Segments
+from baremetal.service.advice.segments import Segments
 
 SEGMENT = Segment(
     name="rack1",

@@ -17,9 +17,9 @@ from baremetal.errors import Conflict, LoginError, Refused, Unknown
 from baremetal.failpoints import FailpointError, arm, disarm
 from baremetal.lifecycle.events import Asked
 from baremetal.lifecycle.model import ProvisionState, Verb
-from baremetal.service.enrolment import Enrolment
-from baremetal.service.roster import InvalidRows
-from baremetal.service.servers import Servers, find, ssh_places
+from baremetal.service.servers.enrolment import Enrolment
+from baremetal.service.servers.roster import InvalidRows
+from baremetal.service.servers.servers import Servers, find, ssh_places
 from baremetal.sim.bmc import SimulatedBmc
 from baremetal.sim.chassis import DummyChassis
 from baremetal.store.records import RunRecord, ServerRecord

@@ -21,12 +21,12 @@ from baremetal.drivers.base import BmcCredentials, BmcUrl
 from baremetal.engine.engine import Engine
 from baremetal.errors import BaremetalError
 from baremetal.lifecycle.moves import current_step
-from baremetal.service.finding import Finding
-from baremetal.service.loaders import Loaders
-from baremetal.service.pairing import Pairing
+from baremetal.service.advice.finding import Finding
+from baremetal.service.advice.segments import Segments
+from baremetal.service.deploys.pairing import Pairing
+from baremetal.service.media.loaders import Loaders
 from baremetal.service.profiles import Profiles
-from baremetal.service.segments import Segments
-from baremetal.service.servers import find
+from baremetal.service.servers.servers import find
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 

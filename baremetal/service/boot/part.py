@@ -12,9 +12,9 @@ from baremetal.engine.observations import Observations
 from baremetal.errors import BaremetalError, Unknown
 from baremetal.lifecycle.model import Fetch, Run
 from baremetal.netboot.tokens import mask_tokens
+from baremetal.service.boot.repeats import Repeats, Waits
+from baremetal.service.boot.requests import FileRequest, FileRequests
 from baremetal.service.recipe import Kitchen, Recipe
-from baremetal.service.repeats import Repeats, Waits
-from baremetal.service.requests import FileRequest, FileRequests
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 

@@ -19,7 +19,7 @@ from baremetal.errors import BmcError, BmcErrorKind, Invalid, Refused, Supersede
 from baremetal.lifecycle.actions import EnsureBootDevice
 from baremetal.lifecycle.model import BootDevice, BootMode, PowerState
 from baremetal.service import views
-from baremetal.service.servers import find
+from baremetal.service.servers.servers import find
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 

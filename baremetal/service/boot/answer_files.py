@@ -8,7 +8,7 @@ from baremetal.failpoints import failpoints
 from baremetal.lifecycle.model import Run
 from baremetal.lifecycle.windows import answer_window_open, tokens_live
 from baremetal.netboot.tokens import Purpose
-from baremetal.service.part import Part
+from baremetal.service.boot.part import Part
 from baremetal.store.records import ServerRecord
 
 

@@ -22,10 +22,10 @@ from baremetal.lifecycle.model import Fetch
 from baremetal.netboot.answer import Install
 from baremetal.netboot.dialect import constant, wait_text
 from baremetal.netboot.lookup import By, Loader
-from baremetal.service.looks import Look, find_machine, weigh
-from baremetal.service.machine import Machine
-from baremetal.service.manner import local_script, manner_of
-from baremetal.service.part import Part
+from baremetal.service.boot.looks import Look, find_machine, weigh
+from baremetal.service.boot.machine import Machine
+from baremetal.service.boot.part import Part
+from baremetal.service.servers.manner import local_script, manner_of
 
 log = telemetry.logger(__name__)
 

@@ -13,9 +13,9 @@ from typing import Any
 from baremetal.netboot import grub, ipxe, pxelinux
 from baremetal.netboot.dialect import constant
 from baremetal.netboot.lookup import By, Loader
-from baremetal.service.loaders import Loaders
-from baremetal.service.looks import weigh
-from baremetal.service.machine import Machine
+from baremetal.service.boot.looks import weigh
+from baremetal.service.boot.machine import Machine
+from baremetal.service.media.loaders import Loaders
 from baremetal.store.records import ServerRecord
 
 

@@ -16,9 +16,9 @@ from baremetal.lifecycle.events import Asked
 from baremetal.lifecycle.model import BootDevice, Proof, Verb
 from baremetal.lifecycle.workflows import INSPECTION, RESCUE, WIPE, WORKFLOWS, Errand
 from baremetal.netboot.profile import Family
-from baremetal.service.enrolment import quirk
 from baremetal.service.profiles import Offer, Profiles
 from baremetal.service.recipe import Recipe
+from baremetal.service.servers.enrolment import quirk
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 

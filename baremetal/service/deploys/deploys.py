@@ -35,15 +35,15 @@ from baremetal.netboot.lookup import Loader
 from baremetal.netboot.profile import Family
 from baremetal.netboot.selector import parse_selector
 from baremetal.service import views
-from baremetal.service.admission import Admission, Place
-from baremetal.service.enrolment import quirk
-from baremetal.service.errands import Errands
-from baremetal.service.hardware import Hardware
-from baremetal.service.inventory import for_templates
-from baremetal.service.manner import manner_of
-from baremetal.service.pairing import Pairing
+from baremetal.service.deploys.admission import Admission, Place
+from baremetal.service.deploys.errands import Errands
+from baremetal.service.deploys.pairing import Pairing
 from baremetal.service.profiles import Offer, Profiles
 from baremetal.service.recipe import Kitchen, Recipe
+from baremetal.service.servers.enrolment import quirk
+from baremetal.service.servers.hardware import Hardware
+from baremetal.service.servers.inventory import for_templates
+from baremetal.service.servers.manner import manner_of
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 

@@ -34,7 +34,7 @@ from baremetal.media.tree import (
     refuse,
 )
 from baremetal.media.unpack import unpack
-from baremetal.service.media_fit import UNFIT, Need, check_distro, check_fit, check_known
+from baremetal.service.media.fit import UNFIT, Need, check_distro, check_fit, check_known
 
 _BLOCK = 4096
 _STAGE2 = ("images/install.img", "LiveOS/squashfs.img")

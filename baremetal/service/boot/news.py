@@ -16,7 +16,7 @@ from typing import Any
 from baremetal.errors import Invalid
 from baremetal.lifecycle.model import Disk, Signal
 from baremetal.netboot.variables import normal_mac
-from baremetal.service.inventory import read_inventory
+from baremetal.service.servers.inventory import read_inventory
 from baremetal.store.records import Facts
 from baremetal.telemetry import redact_text
 

@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from baremetal.service.machine import Machine
+from baremetal.service.boot.machine import Machine
 
 _WITHIN = timedelta(seconds=10)  # no machine is through its self-test again by then
 _WAIT_AT_MOST = timedelta(minutes=2)

@@ -10,7 +10,7 @@ from baremetal.netboot.dialect import Manner, local_text
 from baremetal.netboot.lookup import Loader
 from baremetal.netboot.menu import Menu, menu_for
 from baremetal.netboot.scripts import LocalBoot, LocalBootMethod
-from baremetal.service.enrolment import quirk
+from baremetal.service.servers.enrolment import quirk
 from baremetal.store.records import ServerRecord
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from baremetal.errors import BaremetalError, Invalid
 from baremetal.netboot.variables import DEFAULTS
-from baremetal.service.enrolment import Enrolment
+from baremetal.service.servers.enrolment import Enrolment
 
 MOST = 10_000
 _FIELDS = {field.name for field in fields(Enrolment)}

@@ -20,8 +20,8 @@ from baremetal.lifecycle.events import Heard
 from baremetal.lifecycle.model import Signal
 from baremetal.lifecycle.windows import tokens_live, window_run
 from baremetal.netboot.tokens import Purpose
-from baremetal.service.news import News, mismatch
-from baremetal.service.part import Part
+from baremetal.service.boot.news import News, mismatch
+from baremetal.service.boot.part import Part
 from baremetal.store.records import ServerRecord
 
 log = telemetry.logger(__name__)

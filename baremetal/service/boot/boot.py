@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from baremetal.errors import BaremetalError
 from baremetal.lifecycle.model import Fetch
-from baremetal.service.answer_files import AnswerFiles
-from baremetal.service.callbacks import Callbacks
-from baremetal.service.requests import FileRequest
-from baremetal.service.scripts import Scripts
+from baremetal.service.boot.answer_files import AnswerFiles
+from baremetal.service.boot.callbacks import Callbacks
+from baremetal.service.boot.requests import FileRequest
+from baremetal.service.boot.scripts import Scripts
 from baremetal.store.records import ServerRecord
 
 

@@ -16,7 +16,7 @@ from baremetal.errors import BaremetalError, Refused
 from baremetal.netboot.dhcp.interface import address_of
 from baremetal.netboot.dhcp.offer import BIOS, X64, X64_HTTP, Client, Mode, Network, Segment, offer
 from baremetal.netboot.dhcp.probe import CLIENTS, Answer, judge, probe
-from baremetal.service.finding import Finding
+from baremetal.service.advice.finding import Finding
 
 _WHO = (
     Client(arch=BIOS, ipxe=True),

@@ -11,7 +11,7 @@ from baremetal.lifecycle.model import Run
 from baremetal.lifecycle.windows import is_writing
 from baremetal.netboot.answer import BootAnswer, Install, choose_answer
 from baremetal.netboot.lookup import By, swap_uuid
-from baremetal.service.machine import Machine
+from baremetal.service.boot.machine import Machine
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 

@@ -14,7 +14,7 @@ from baremetal.errors import Invalid
 from baremetal.netboot.dhcp.offer import Segment
 from baremetal.netboot.profile import Family
 from baremetal.netboot.program import BIOS, Program, look_at
-from baremetal.service.loaders import FOLLOWED_BY, Loaders
+from baremetal.service.media.loaders import FOLLOWED_BY, Loaders
 from baremetal.store.records import ServerRecord
 
 _BY_IPXE_ALONE = (Family.ESXI, Family.WINDOWS)

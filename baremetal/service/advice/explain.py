@@ -18,13 +18,13 @@ from baremetal.netboot.answer import BootAnswer, Install, TargetBoot, choose_ans
 from baremetal.netboot.lookup import Loader
 from baremetal.netboot.scripts import boot_script
 from baremetal.netboot.variables import normal_mac
-from baremetal.service.errands import PROFILES
-from baremetal.service.loaders import Loaders
-from baremetal.service.manner import local_script, manner_of
-from baremetal.service.paths import Guide, ways
+from baremetal.service.advice.paths import Guide, ways
+from baremetal.service.advice.segments import Segments
+from baremetal.service.deploys.errands import PROFILES
+from baremetal.service.media.loaders import Loaders
 from baremetal.service.recipe import Kitchen
-from baremetal.service.segments import Segments
-from baremetal.service.servers import find
+from baremetal.service.servers.manner import local_script, manner_of
+from baremetal.service.servers.servers import find
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 

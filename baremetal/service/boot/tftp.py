@@ -10,8 +10,8 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from baremetal.netboot.tftp import Content, FileContent, Limits, Outcome, Request, Seen, TftpServer
-from baremetal.service.files import Files
-from baremetal.service.requests import FileRequest
+from baremetal.service.boot.files import Files
+from baremetal.service.boot.requests import FileRequest
 
 
 def tftp_server(

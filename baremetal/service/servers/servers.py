@@ -20,9 +20,9 @@ from baremetal.lifecycle.events import Asked, MaintenanceChanged
 from baremetal.lifecycle.model import Budgets, Limits, ProvisionState, Server, Verb
 from baremetal.netboot.variables import normal_mac
 from baremetal.service import views
-from baremetal.service.enrolment import Enrolment, ServerChange, changed_facts, first_facts
-from baremetal.service.hardware import Hardware
-from baremetal.service.roster import InvalidRows
+from baremetal.service.servers.enrolment import Enrolment, ServerChange, changed_facts, first_facts
+from baremetal.service.servers.hardware import Hardware
+from baremetal.service.servers.roster import InvalidRows
 from baremetal.store.records import Credentials, HistoryEntry, NewServer, ServerRecord
 from baremetal.store.store import Store
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from baremetal.lifecycle.model import Fetch
-from baremetal.service.boot import Boot
-from baremetal.service.loaders import Loaders
-from baremetal.service.machine import Machine
-from baremetal.service.media import Media
-from baremetal.service.requests import FileRequest
+from baremetal.service.boot.boot import Boot
+from baremetal.service.boot.machine import Machine
+from baremetal.service.boot.requests import FileRequest
+from baremetal.service.media.loaders import Loaders
+from baremetal.service.media.media import Media
 
 _MEDIA = "media/"
 

@@ -1,0 +1,1 @@
+"""What machines are told while they netboot, what they report, and what is seen of them meanwhile."""

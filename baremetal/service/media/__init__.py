@@ -1,0 +1,1 @@
+"""Kernels, installer trees and loaders: which file a name means, and how media get there."""

@@ -1,0 +1,1 @@
+"""The servers under care: taken in, described, selected, switched by hand."""
