@@ -19,7 +19,7 @@ from baremetal.lifecycle.model import Fetch
 from baremetal.netboot.dialect import wait_text
 from baremetal.netboot.scripts import boot_script
 from baremetal.service.boot.boot import Boot
-from baremetal.service.boot.machine import Machine, machine_mac
+from baremetal.service.boot.machine import Machine, machine_mac, machine_serial, machine_uuid
 from baremetal.service.boot.requests import FileRequest
 from baremetal.service.media.loaders import Loaders
 from baremetal.service.media.media import Media
@@ -105,8 +105,8 @@ class BootApp:
             request,
             Machine(
                 mac=machine_mac(asked.get("mac", "")),
-                uuid=asked.get("uuid", "").lower()[:64],
-                serial=asked.get("serial", "").strip()[:128],
+                uuid=machine_uuid(asked.get("uuid", "")),
+                serial=machine_serial(asked.get("serial", "")),
                 arch=asked.get("arch", "")[:32],
                 address=self._doors.address(request),
                 base=self._doors.base(request),

@@ -90,3 +90,14 @@ def test_a_nic_that_nobody_enrolled_is_shown_as_part_of_its_machine(service: Ser
     while len(found := service.get("/v1/unknown")["unknown"]) < 2 and time.monotonic() < until:
         time.sleep(0.05)
     assert {one["mac"]: one["server"] for one in found} == {SWITCHED: "r1", "52:54:00:99:99:99": None}
+
+
+def test_what_every_board_of_a_maker_says_makes_no_stranger_a_server(service: Service) -> None:
+    """A board that was never given a number says the maker's placeholder, as its neighbour does."""
+    told = {"uuid": "03000200-0400-0500-0006-000700080009", "serial": "Default string"}
+    service.enrol(**told)
+    number = service.deploy_until_window()
+    assert "unknown machine" in ask(service, THIRD, "10.0.0.6", **told)
+    assert f"/media/_r1.{number}/" in ask(service, MAC, "10.0.0.5", **told)
+    found = [one for one in service.get("/v1/unknown")["unknown"] if one["mac"] == THIRD]
+    assert [(one["uuid"] or "", one["serial"] or "") for one in found] == [("", "")]

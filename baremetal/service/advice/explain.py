@@ -20,6 +20,7 @@ from baremetal.netboot.scripts import boot_script
 from baremetal.netboot.variables import normal_mac
 from baremetal.service.advice.paths import Guide, ways
 from baremetal.service.advice.segments import Segments
+from baremetal.service.boot.machine import machine_uuid
 from baremetal.service.deploys.errands import PROFILES
 from baremetal.service.media.loaders import Loaders
 from baremetal.service.recipe import Kitchen
@@ -107,7 +108,7 @@ class Explain:
         record, mac = self._find(subject)
         answer = choose_answer(record.life if record is not None else None)
         guide = Guide(self._loaders, self._base)
-        address, uuid = (record.facts.ip, record.facts.uuid) if record is not None else ("", "")
+        address, uuid = (record.facts.ip, machine_uuid(record.facts.uuid)) if record is not None else ("", "")
         scripts: dict[Loader, str] = {}
         paths = []
         for way in ways(mac, address, uuid):

@@ -5,12 +5,30 @@ Deliberately unknown: whose machine it is, and what it is told.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from baremetal.errors import Invalid
 from baremetal.netboot.dialect import read_name
 from baremetal.netboot.lookup import By, Loader, Question
 from baremetal.netboot.variables import normal_mac
+
+# What boards say that were never given a number: all of a kind say the same, so it tells nobody from anybody.
+_NO_UUID: Final = frozenset(
+    (
+        "03000200-0400-0500-0006-000700080009",  # AMI's, on boards of many makers
+        "00020003-0004-0005-0006-000700080009",  # the same, as PXE firmware hands it on
+        "12345678-1234-5678-90ab-cddeefaabbcc",
+        "78563412-3412-7856-90ab-cddeefaabbcc",
+    )
+)
+_NO_SERIAL: Final = re.compile(
+    r"""(?: to[ ]be[ ]filled[ ]by.* | default[ ]string | (?:system|chassis|base[ ]?board)[ ]serial[ ]number
+      | not[ ](?:specified|available|applicable|provided|settable) | n/?a | none | null | unknown | invalid | empty
+      | (?:01234567|012345678|0123456789|123456789|1234567890) | ([0.xf-])\1* )\Z""",
+    re.VERBOSE | re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +55,7 @@ class Machine:
             return None
         loader, asked = found
         mac = asked.key if asked.by is By.MAC else ""
-        uuid = asked.key if asked.by is By.UUID else ""
+        uuid = machine_uuid(asked.key) if asked.by is By.UUID else ""
         return cls(mac=mac, uuid=uuid, address=address, base=base, loader=loader, asked=asked)
 
     @property
@@ -57,3 +75,15 @@ def machine_mac(text: str) -> str:
         return normal_mac(text)
     except Invalid:
         return ""
+
+
+def machine_uuid(text: str) -> str:
+    """Bring a UUID as loaders write it to lower case; "" for one that says nothing, because many machines have it."""
+    uuid = text.strip().lower()[:64]
+    return "" if uuid in _NO_UUID or not uuid.strip("0-") or not uuid.strip("f-") else uuid
+
+
+def machine_serial(text: str) -> str:
+    """Trim a serial number; "" for what firmware says that was never given one."""
+    serial = text.strip()[:128]
+    return "" if _NO_SERIAL.match(serial) else serial
