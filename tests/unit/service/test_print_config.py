@@ -145,12 +145,19 @@ def test_kea_accepts_its_settings(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_nginx_accepts_and_serves_what_the_boot_app_would(tmp_path: Path) -> None:
-    """S4-4: the served tree; a reference in front is dropped, nothing is listed, hidden names stay hidden."""
+    """S4-4: the served tree; a reference in front is dropped, nothing is listed, hidden names stay hidden.
+
+    But for the two that Anaconda asks for; and a medium's own boot configuration is not served (I2).
+    """
     nginx = unpacked("nginx", "usr/sbin/nginx")
     media = tmp_path / "media" / "debian12"
     media.mkdir(parents=True)
     (media / "linux").write_text("kernel")
     (media / ".hidden").write_text("no")
+    (media / ".treeinfo").write_text("[general]")
+    (media / ".treeinfo.old").write_text("no")
+    (media / "EFI/BOOT").mkdir(parents=True)
+    (media / "EFI/BOOT/grub.cfg").write_text("its own installer")
     (media / "out").symlink_to("/etc/hostname")
     if os.geteuid() == 0:
         os.lchown(media / "out", 65534, 65534)
@@ -196,6 +203,10 @@ def test_nginx_accepts_and_serves_what_the_boot_app_would(tmp_path: Path) -> Non
             assert get("/media/_0123abcd.7/debian12/linux") == (200, "kernel")
             assert get("/media/debian12/")[0] == 403
             assert get("/media/debian12/.hidden")[0] == 404
+            assert get("/media/_0123abcd.7/debian12/.treeinfo") == get("/media/debian12/.treeinfo")
+            assert get("/media/debian12/.treeinfo") == (200, "[general]")
+            assert get("/media/debian12/.treeinfo.old")[0] == 404
+            assert get("/media/debian12/EFI/BOOT/grub.cfg")[0] == 502, "the boot app's to answer"
             assert get("/media/debian12/out")[0] == 403, "a link of somebody else's that leads out"
             assert get("/media/debian12/none")[0] == 404
             assert get("/media../secret.key")[0] == 502, "not below media: the boot app's, which is not there"
