@@ -132,7 +132,8 @@ class Loaders:
         """List which of these, and of what they need next, are not there."""
         found: dict[str, Missing] = {}
         for name in wanted:
-            for one in (name, *FOLLOWED_BY.get(name.lower(), ())):
+            base = name.rpartition("/")[2]
+            for one in (base, *FOLLOWED_BY.get(base.lower(), ())):
                 if self.find(one) is None:
                     known = self._programs.get(one.lower())
                     found[one] = Missing(one, known.package if known is not None else "", self.folder)

@@ -64,6 +64,12 @@ def test_what_is_missing_and_who_has_it(loaders: Loaders) -> None:
     assert "no package" in missing[1].fix
 
 
+def test_a_missing_loader_is_named_without_the_folder_that_is_asked_for(tmp_path: Path) -> None:
+    """UEFI HTTP boot asks for `loaders/ipxe.efi`, which is the same program."""
+    loaders = Loaders(tmp_path, {"ipxe.efi": Program(tmp_path / "nowhere", "ipxe")})
+    assert loaders.missing(["loaders/ipxe.efi"]) == [Missing("ipxe.efi", "ipxe", tmp_path)]
+
+
 def test_every_name_is_in_the_form_in_which_it_is_looked_up() -> None:
     assert all(name == name.lower() for name in PROGRAMS)
     assert {"undionly.kpxe", "ipxe.efi", "snponly.efi", "pxelinux.0", "lpxelinux.0", "grubx64.efi"} <= set(
