@@ -3,6 +3,7 @@
 What the floors above need stands here; the parts are blind to them.
 """
 
+from baremetal.netboot.tftp.ask import Told, ask
 from baremetal.netboot.tftp.clients import Limits
 from baremetal.netboot.tftp.content import Content, FileContent
 from baremetal.netboot.tftp.names import is_harmless
@@ -21,6 +22,8 @@ __all__ = [
     "Resolve",
     "Seen",
     "TftpServer",
+    "Told",
+    "ask",
     "bind",
     "is_harmless",
 ]

@@ -105,6 +105,14 @@ def option_ack(accepted: Mapping[str, int]) -> bytes:
     return b"\x00\x06" + b"".join(f"{key}\0{value}\0".encode() for key, value in accepted.items())
 
 
+def said_size(packet: bytes) -> int | None:
+    """Read the size from an OACK; None where it says none."""
+    words = [word.decode("latin-1") for word in packet[2:].split(b"\0")]
+    said = {key.lower(): value for key, value in zip(words[::2], words[1::2], strict=False)}
+    size = said.get("tsize", "")
+    return int(size) if size.isascii() and size.isdigit() and len(size) <= 20 else None
+
+
 def error(code: Fault, text: str) -> bytes:
     """Write an ERROR; `text` is for people who read the machine's screen."""
     return HEADER.pack(ERROR, code) + text.encode("ascii", "replace") + b"\x00"

@@ -88,6 +88,7 @@ class Doctor:
             found = [
                 *self._own(),
                 *self._segments.examine(),
+                *self._segments.examine_tftp(),
                 *self._tools(),
                 *self._missing_loaders(),
                 *self._media(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ from baremetal.errors import BaremetalError, Refused
 from baremetal.netboot.dhcp.interface import address_of
 from baremetal.netboot.dhcp.offer import BIOS, X64, X64_HTTP, Client, Mode, Network, Segment, offer
 from baremetal.netboot.dhcp.probe import CLIENTS, Answer, judge, probe
+from baremetal.netboot.tftp import Told, ask
 from baremetal.service.advice.finding import Finding
 
 _WHO = (
@@ -31,14 +32,21 @@ _BY = {
     Mode.FULL: "our DHCP server tells",
 }
 Probe = Callable[[str], Sequence[Answer]]
+Ask = Callable[[str, str], Told]
 
 
 class Segments:
-    """Explains and examines the segments of the settings. `probe` asks on an interface; it takes some seconds."""
+    """Explains and examines the segments of the settings.
 
-    def __init__(self, network: Network, probe: Probe = lambda interface: probe(interface, CLIENTS)) -> None:
+    `probe` asks on an interface, which takes some seconds; `ask` asks a TFTP server for a name.
+    """
+
+    def __init__(
+        self, network: Network, probe: Probe = lambda interface: probe(interface, CLIENTS), ask: Ask = ask
+    ) -> None:
         self._network = network
         self._probe = probe
+        self._ask = ask
 
     # -- what is told --
 
@@ -78,6 +86,40 @@ class Segments:
                 text = f"we have no interface in {segment.network}: nobody can be asked from here"
                 found.append(Finding(name, None, text, fix="run `baremetal doctor` of a service that has"))
         return found
+
+    def examine_tftp(self) -> list[Finding]:
+        """Ask every TFTP server that firmware is sent to, ours or the operator's, for the loaders it is sent for."""
+        found: dict[str, Finding] = {}
+        for segment in self._network.segments:
+            if not (urlsplit(segment.base).hostname or "").startswith("127."):
+                for finding in self._tftp(segment):
+                    found.setdefault(finding.what, finding)
+        return list(found.values())
+
+    def _tftp(self, segment: Segment) -> Iterator[Finding]:
+        name, server = f"TFTP on {segment.name}", segment.next_server
+        # Where DHCP is not ours, machines may bring iPXE and need no TFTP.
+        bad = False if self._network.mode is not Mode.EXTERNAL else None
+        wanted = list(dict.fromkeys((segment.loader_bios, segment.loader_uefi)))
+        there = []
+        for loader in wanted:
+            told = self._ask(server, loader)
+            if told.there is None:
+                sent = f"{server} is where firmware is sent for {' and '.join(wanted)}"
+                yield Finding(
+                    name,
+                    bad,
+                    f"{sent}, and no TFTP is heard there: {told.why}",
+                    fix='set [tftp] listen = "0.0.0.0:69", or next_server to the TFTP server that has them',
+                )
+                return
+            if told.there:
+                there.append(loader)
+                continue
+            text = f"{server} does not serve {loader}: {told.why}"
+            yield Finding(name, bad, text, "BM202", "put it there; see `loaders` for where it comes from")
+        if there:
+            yield Finding(name, True, f"{server} serves {' and '.join(there)}")
 
     def _asked(self, segment: Segment, name: str, interface: str) -> list[Finding]:
         try:

@@ -11,6 +11,8 @@ import pytest
 from baremetal.errors import Refused
 from baremetal.netboot.dhcp.offer import BIOS, Client, Mode, Network, Segment
 from baremetal.netboot.dhcp.probe import Answer
+from baremetal.netboot.tftp import Told
+from baremetal.service.advice.finding import Finding
 from baremetal.service.advice.segments import Segments
 
 SEGMENT = Segment(
@@ -77,3 +79,31 @@ def test_who_may_not_look_is_told_how_he_may() -> None:
 
     (finding,) = Segments(Network(Mode.FULL, (SEGMENT,)), refuse).examine()
     assert (finding.ok, finding.code, finding.fix) == (None, "BM305", "run as root")
+
+
+def tftp(mode: Mode, told: dict[str, Told], *more: Segment) -> list[Finding]:
+    network = Network(mode, more or (SEGMENT,))
+    return Segments(
+        network, lambda _: (), lambda _, name: told.get(name, Told(None, why="silence"))
+    ).examine_tftp()
+
+
+def test_a_tftp_server_that_is_not_there_is_found_before_a_machine_finds_it() -> None:
+    """The default serves no TFTP, and firmware would wait for it for a minute and give up."""
+    (finding,) = tftp(Mode.FULL, {})
+    assert finding.ok is False
+    assert "10.0.0.2 is where firmware is sent for undionly.kpxe and ipxe.efi" in finding.what
+    assert "[tftp] listen" in finding.fix
+    assert tftp(Mode.EXTERNAL, {})[0].ok is None, "machines may bring iPXE"
+
+
+def test_an_operators_own_tftp_server_is_asked_for_each_loader() -> None:
+    missing, there = tftp(
+        Mode.PROXY, {"undionly.kpxe": Told(False, why="file not found"), "ipxe.efi": Told(True, 10**6)}
+    )
+    assert (missing.ok, missing.what) == (False, "10.0.0.2 does not serve undionly.kpxe: file not found")
+    assert (there.ok, there.what) == (True, "10.0.0.2 serves ipxe.efi")
+    all_there = dict.fromkeys(("undionly.kpxe", "ipxe.efi"), Told(True))
+    (said,) = tftp(Mode.FULL, all_there, SEGMENT, OTHER)
+    assert said.what == "10.0.0.2 serves undionly.kpxe and ipxe.efi"
+    assert tftp(Mode.FULL, {}, replace(SEGMENT, base="http://127.0.0.1:8080")) == []
