@@ -140,6 +140,54 @@ def test_another_machine_is_not_wiped(machine: Machine, there: Office) -> None:
     assert there.last("wipe-failed")["stage"] == "identity"
 
 
+def in_a_storage_network(machine: Machine, name: str, where: str) -> None:
+    """Put a disk where the kernel shows one that it has through a transport; the block folder then has a link."""
+    block = machine.folder / "sys/block" / name
+    real = machine.folder / "sys/devices" / where / "block" / name
+    real.parent.mkdir(parents=True, exist_ok=True)
+    block.rename(real)
+    block.symlink_to(real)
+
+
+FC = "pci0000:00/0000:00:03.0/host1/rport-1:0-0/target1:0:0/1:0:0:1"
+ISCSI = "platform/host3/session1/target3:0:0/3:0:0:1"
+
+
+@pytest.mark.parametrize("where", [FC, ISCSI, "virtual/nvme-fabrics/ctl/nvme1"])
+def test_a_disk_of_a_storage_network_is_neither_wiped_nor_named_in_go(
+    machine: Machine, there: Office, where: str
+) -> None:
+    """A server with a host bus adapter sees the volumes of others."""
+    sizes = {"sda": MIB, "sdc": MIB}
+    own = [disk(machine, name, size) for name, size in sizes.items()]
+    shared = disk(machine, "sdb", MIB)
+    before = shared.read_bytes()
+    in_a_storage_network(machine, "sdb", where)
+    disk(machine, "sdd", MIB, ro="1")  # nor does a read-only one refuse the wipe of the others
+    in_a_storage_network(machine, "sdd", where)
+    wipe(machine, there)
+    assert shared.read_bytes() == before
+    assert [path.read_bytes() for path in own] == [bytes(MIB)] * 2
+    assert set(disks_of(there.last("wipe-started"))) == set(sizes)
+    assert "storage network: sdb" in there.last("wipe-complete")["message"]
+
+
+def test_an_nvme_disk_says_by_which_transport_it_comes(machine: Machine, there: Office) -> None:
+    local = disk(machine, "nvme0n1", MIB, device__transport="pcie")
+    shared = disk(machine, "nvme1n1", MIB, device__transport="tcp")
+    before = shared.read_bytes()
+    wipe(machine, there)
+    assert (local.read_bytes(), shared.read_bytes()) == (bytes(MIB), before)
+
+
+def test_where_all_disks_lie_in_a_storage_network_nothing_is_wiped(machine: Machine, there: Office) -> None:
+    disk(machine, "sda", MIB)
+    in_a_storage_network(machine, "sda", FC)
+    wipe(machine, there)
+    assert there.signals() == ["wipe-failed"]
+    assert "in a storage network: sda" in there.last("wipe-failed")["message"]
+
+
 def test_a_read_only_disk_refuses_the_whole_wipe(machine: Machine, there: Office) -> None:
     path = disk(machine, "sda", MIB)
     before = path.read_bytes()
