@@ -30,7 +30,7 @@ _SH = re.compile(r"(?:^|: )(?:line )?(\d+): (.*)")
 
 def check_kickstart(text: str, file: str, release: int) -> Iterator[Finding]:
     """Run ksvalidator for the syntax of a release of RHEL, or of Fedora."""
-    program = _program("ksvalidator")
+    program = find_program("ksvalidator")
     if program is None:
         yield _unchecked(file, "pykickstart", "pip install 'baremetal-orchestrator[validate]'")
         return
@@ -68,7 +68,7 @@ def _without_scripts(text: str) -> str:
 
 def check_preseed(text: str, file: str) -> Iterator[Finding]:
     """Run debconf-set-selections --checkonly."""
-    program = _program("debconf-set-selections")
+    program = find_program("debconf-set-selections")
     if program is None:
         yield _unchecked(file, "debconf", "apt-get install debconf")
         return
@@ -86,7 +86,7 @@ def check_preseed(text: str, file: str) -> Iterator[Finding]:
 
 def check_autoinstall(text: str, file: str) -> Iterator[Finding]:
     """Run the installer's own validator (a script in its source tree), where somebody has put it on the PATH."""
-    program = _program("validate-autoinstall-user-data")
+    program = find_program("validate-autoinstall-user-data")
     if program is None:
         yield _unchecked(file, "subiquity's validator", "put its validate-autoinstall-user-data on the PATH")
         return
@@ -95,7 +95,7 @@ def check_autoinstall(text: str, file: str) -> Iterator[Finding]:
 
 def check_ignition(text: str, file: str) -> Iterator[Finding]:
     """Run ignition-validate."""
-    program = _program("ignition-validate")
+    program = find_program("ignition-validate")
     if program is None:
         yield _unchecked(
             file, "ignition-validate", "it is a release asset of Ignition, and in its container image"
@@ -106,14 +106,14 @@ def check_ignition(text: str, file: str) -> Iterator[Finding]:
 
 def check_xml(text: str, file: str) -> Iterator[Finding]:
     """Let xmllint read a file, where it is installed; our rules have read it already, by another parser."""
-    program = _program("xmllint")
+    program = find_program("xmllint")
     if program is not None:
         yield from _complaints(_run([program, "--noout", "--nonet"], text), file, "xmllint")
 
 
 def check_grub_script(text: str, file: str) -> Iterator[Finding]:
     """Let GRUB's own parser read a script, where it is installed."""
-    program = _program("grub-script-check")
+    program = find_program("grub-script-check")
     if program is not None:
         yield from _complaints(_run([program], text), file, "grub-script-check")
 
@@ -134,7 +134,7 @@ def _complaints(done: tuple[int, str], file: str, program: str) -> Iterator[Find
 
 def check_shell(text: str, file: str, first_line: int = 1) -> Iterator[Finding]:
     """Let the shell parse a script without running it; `first_line` is where it begins in its file."""
-    program = _program("dash") or _program("sh")
+    program = find_program("dash") or find_program("sh")
     if program is None:
         yield _unchecked(file, "a POSIX shell", "apt-get install dash")
         return
@@ -145,8 +145,8 @@ def check_shell(text: str, file: str, first_line: int = 1) -> Iterator[Finding]:
         yield Finding(Severity.ERROR, _short(found[2] if found else said), file, number, rendered=True)
 
 
-def _program(name: str) -> str | None:
-    """Look beside our own interpreter first: a virtual environment need not be on PATH."""
+def find_program(name: str) -> str | None:
+    """Find a checker. Look beside our own interpreter first: a virtual environment need not be on PATH."""
     beside = Path(sys.executable).parent / name
     if beside.is_file():
         return str(beside)

@@ -21,6 +21,7 @@ from baremetal.drivers.base import BmcCredentials, BmcUrl
 from baremetal.engine.engine import Engine
 from baremetal.errors import BaremetalError
 from baremetal.lifecycle.moves import current_step
+from baremetal.netboot.lint.checkers import find_program
 from baremetal.service.advice.finding import Finding
 from baremetal.service.advice.segments import Segments
 from baremetal.service.deploys.pairing import Pairing
@@ -181,7 +182,7 @@ class Doctor:
             ("debconf-set-selections", "to check preseeds", "apt-get install debconf"),
             ("qemu-system-x86_64", "for the lab", "apt-get install qemu-system-x86"),
         ):
-            where = shutil.which(tool)
+            where = find_program(tool)
             what = f"{tool} {'is there' if where else 'is missing'} ({need})"
             found.append(Finding("tools", True if where else None, what, fix="" if where else fix))
         return found

@@ -145,7 +145,7 @@ def test_a_preseed_with_a_fixed_disk_a_password_and_a_bad_line(tmp_path: Path) -
 def test_a_missing_checker_is_said_and_not_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkers, "_program", lambda _: None)
+    monkeypatch.setattr(checkers, "find_program", lambda _: None)
     found = lint(tmp_path, HEAD + PARTS)
     assert {finding.severity for finding in found} == {Severity.UNCHECKED}
     assert any("pykickstart is not installed" in finding.message for finding in found)

@@ -95,7 +95,7 @@ def test_the_list_tells_the_record_and_show_asks_the_checkers(
     assert profiles.show("rocky9")["state"] == "broken"
     assert "frobnicate" in profiles.show("rocky9")["state_reason"]
     own.write_text("# theirs\n" + shipped_text)
-    monkeypatch.setattr(checkers, "_program", lambda _: None)
+    monkeypatch.setattr(checkers, "find_program", lambda _: None)
     assert profiles.show("rocky9")["state"] == "fetch-checked"
     assert "pykickstart is not installed" in profiles.show("rocky9")["state_reason"]
 
