@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -15,7 +16,9 @@ import yaml
 from baremetal.errors import Invalid
 from baremetal.netboot.lint.finding import Severity
 from baremetal.netboot.lint.lint import CHECKERS, lint_profile
+from baremetal.netboot.lint.samples import sample_context
 from baremetal.netboot.profile import Family
+from baremetal.netboot.render import render_answer
 from baremetal.netboot.standing import Standing, judge
 from baremetal.netboot.templates import Templates, freeze
 from tests.evidence import record
@@ -203,3 +206,14 @@ def test_what_cmd_reads_has_its_line_ends_and_nothing_else_has() -> None:
         ends = text.count("\r\n") if file.endswith((".bat", ".cmd", ".ini")) else 0
         assert (text.count("\r"), text.count("\r\n")) == (ends, ends)
         assert ends in (0, text.count("\n"))
+
+
+@pytest.mark.parametrize("name", ["debian12", "debian13", "ubuntu1804"])
+@pytest.mark.parametrize("mode", ["bios", "uefi"])
+def test_a_uefi_machine_gets_a_uefi_system_whatever_was_on_its_disks(name: str, mode: str) -> None:
+    """The Debian installer's default, on disks with a BIOS system, is another that UEFI does not start."""
+    profile = shipped()[name]
+    sample = sample_context(profile)
+    context = replace(sample, server=replace(sample.server, boot_mode=mode))
+    text = render_answer(freeze(profile, Templates.with_own()), profile.main_file, context)
+    assert ("d-i partman-efi/non_efi_system boolean true" in text.splitlines()) is (mode == "uefi")
