@@ -1,5 +1,6 @@
 #!/bin/sh
-# sample-1: wipe, run 0123456789abcdef0123456789abcdef/1. Every fixed disk of the machine, none of the removable ones.
+# sample-1: wipe, run 0123456789abcdef0123456789abcdef/1. Every fixed disk in the machine, none of the removable ones, and none of a
+# storage network's.
 BM_ERRAND=wipe
 # What every script of the RAM system begins with. BM_ERRAND names what it is for, and so its signals.
 # Talking to baremetal: POSIX sh, with curl or, where there is none, wget. The URL holds the token, so it goes to them on
@@ -288,6 +289,20 @@ bm_rest() { # the errand is done: whoever sent this machine here switches it off
 BM_DEV=${BM_DEV:-/dev}
 BM_SELECTOR=auto
 
+bm_is_elsewhere() { # whether this disk lies behind Fibre Channel, iSCSI or NVMe over a network: others may live on it
+    bm_read "$1/device/transport"
+    case $bm_value in tcp | rdma | fc | loop) return 0 ;; esac
+    case $(readlink -f "$1") in */rport-* | */session[0-9]* | */nvme-fabrics/*) return 0 ;; esac
+    return 1
+}
+
+bm_fits() { # in the place of the selector: each disk of this machine's own, and no other is even named in go
+    bm_is_elsewhere "$bm_dir" || return 0
+    bm_elsewhere="$bm_elsewhere $bm_name"
+    BM_DISKS=${BM_DISKS%,\{*} # what was added last
+    return 1
+}
+
 bm_refuse_read_only() { # a fixed disk that cannot be written would be left as it is: better nothing than a half
     for bm_dir in "$BM_SYS"/block/*; do
         case ${bm_dir##*/} in
@@ -297,6 +312,7 @@ bm_refuse_read_only() { # a fixed disk that cannot be written would be left as i
         esac
         bm_read "$bm_dir/removable"
         [ "$bm_value" != 1 ] || continue
+        ! bm_is_elsewhere "$bm_dir" || continue
         bm_read "$bm_dir/ro"
         [ "$bm_value" != 1 ] || bm_refuse disk "${bm_dir##*/} is read-only and cannot be wiped; nothing was written"
     done
@@ -326,8 +342,9 @@ bm_ask_wipe() { # returns only with the permission to overwrite the disks that i
 
 bm_check_identity
 bm_refuse_read_only
+bm_elsewhere=''
 bm_list_disks
-[ -n "$BM_FITTING" ] || bm_refuse disk "BM402 this machine has no disk that could be wiped"
+[ -n "$BM_FITTING" ] || bm_refuse disk "BM402 this machine has no disk that could be wiped${bm_elsewhere:+; in a storage network:$bm_elsewhere}"
 bm_ask_wipe
 # From here on exactly the disks that stand in go are written, each by the name it was reported under.
 
@@ -381,6 +398,7 @@ bm_wipe() { # DISK ; bm_how says how, or why not
 }
 
 bm_done='' bm_bad=''
+[ -z "$bm_elsewhere" ] || bm_done="; left alone, for they lie in a storage network:$bm_elsewhere"
 for bm_each in $BM_FITTING; do
     if bm_wipe "$bm_each"; then
         bm_done="$bm_done; $bm_disk serial ${bm_serial:--} $bm_how"
