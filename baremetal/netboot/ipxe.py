@@ -12,9 +12,10 @@ from typing import Final
 from baremetal.netboot.lookup import By, Question, of_mac, read_key
 from baremetal.netboot.scripts import shipped
 
-# `autoexec.ipxe` is what newer builds look for beside themselves; `menu.ipxe` ends the order of S0-2.
+# `autoexec.ipxe` is what newer builds look for beside themselves, wherever that is; `menu.ipxe` ends the order of S0-2.
 CONSTANT: Final = ("boot.ipxe", "default.ipxe", "menu.ipxe", "autoexec.ipxe")
 SETTINGS: Final = "boot.ipxe.cfg"
+_BESIDE = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._+-]{0,63}/){1,6}autoexec\.ipxe\Z")
 _MAC_HEX = re.compile(r"boot/mac-([0-9A-Fa-f]{12})\.ipxe\Z")
 _UUID = re.compile(r"boot/uuid-([0-9A-Fa-f-]{36})\.ipxe\Z")
 _MAC_CFG = re.compile(r"cfg/mac-([0-9A-Fa-f]{12})\.ipxe\.cfg\Z")
@@ -24,7 +25,7 @@ _MAC_HYPHENS = re.compile(r"([0-9A-Fa-f]{2}(?:-[0-9A-Fa-f]{2}){5})\.ipxe\Z")
 def read_name(name: str) -> Question | None:
     """Say what a file name asks, as a path without a leading slash; None: no script of iPXE's."""
     name = name.removeprefix("ipxe/")
-    if name in CONSTANT:
+    if name in CONSTANT or _BESIDE.match(name):
         return Question(By.LAST)
     if name == SETTINGS:
         return Question(By.SETTINGS)

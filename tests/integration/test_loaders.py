@@ -162,7 +162,7 @@ def test_the_founding_systems_scripts_find_theirs(service: Service) -> None:
     ):
         assert service.machine.get(f"/{name}").status_code == 404, "the next name of the order is asked"
     first = service.machine.get("/boot.ipxe").text
-    for name in ("default.ipxe", "menu.ipxe", "autoexec.ipxe", "ipxe/boot.ipxe"):
+    for name in ("default.ipxe", "menu.ipxe", "autoexec.ipxe", "loaders/autoexec.ipxe", "ipxe/boot.ipxe"):
         assert service.machine.get(f"/{name}").text == first
     settings = service.machine.get("/ipxe/boot.ipxe.cfg").text
     assert f"set base-url {service.boot_url}\n" in settings
