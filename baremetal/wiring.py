@@ -21,7 +21,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from baremetal.config import Config, ProfileConfig, split_listen
-from baremetal.config.segments import network, public_url
+from baremetal.config.segments import network, public_url, segment_urls, url_for
 from baremetal.drivers.base import Deadlines
 from baremetal.drivers.keys import generate_keypair, public_half
 from baremetal.drivers.registry import Round, open_conversation
@@ -217,7 +217,10 @@ def _assemble(
     observations.listen(timeline.wake)
 
     boot = Boot(store, engine, observations, kitchen, now=now, strict_source=config.security.strict_source)
-    doors = Doors(config.server.public_url, base, tuple(config.server.trusted_proxies))
+    urls = segment_urls(config)
+    doors = Doors(
+        config.server.public_url, base, tuple(config.server.trusted_proxies), partial(url_for, urls=urls)
+    )
     media = Media(config.media_dir, _boots(offers))
     boot_app = BootApp(boot, media, loaders, writers, doors).build()
     control = control_stack(control_app(services, _version()), _hosts(config))
@@ -235,7 +238,7 @@ def _assemble(
         tftp = tftp_server(
             files,
             split_listen(config.tftp.listen),
-            partial(_base, config, boot_port),
+            lambda client, asked: url_for(client, urls) or public_url(config, asked, boot_port),
             executor=readers,
             later=later.submit,
             limits=TftpLimits(max_block=config.tftp.block_size, max_window=config.tftp.window),
@@ -383,11 +386,6 @@ def _proof_key(path: Path) -> tuple[str, str]:
             f"{path}: {error}",
             fix="put its backup there; or remove it: the next start makes one, for what is deployed from then on",
         ) from error
-
-
-def _base(config: Config, port: int | None, address: str) -> str:
-    """Say how a machine that asked one of our addresses reaches the boot app."""
-    return public_url(config, address, port)
 
 
 def _hosts(config: Config) -> set[str]:

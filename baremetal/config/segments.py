@@ -6,6 +6,7 @@ Owns the defaults that one setting takes from another. Knows nothing of any DHCP
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from baremetal.config.settings import Config, SubnetConfig, split_listen
@@ -40,6 +41,23 @@ def public_url(config: Config, address: str = "", port: int | None = None) -> st
     if host in ("0.0.0.0", "::", ""):
         host = address or own_address()
     return f"http://{f'[{host}]' if ':' in host else host}:{port or number}"
+
+
+def segment_urls(config: Config) -> tuple[tuple[ipaddress.IPv4Network, str], ...]:
+    """List the segments whose machines call us by a URL of their own; the narrowest network first."""
+    own = ((subnet.network, subnet.public_url) for subnet in config.dhcp.subnet if subnet.public_url)
+    return tuple(sorted(own, key=lambda one: -one[0].prefixlen))
+
+
+def url_for(client: str, urls: Sequence[tuple[ipaddress.IPv4Network, str]]) -> str:
+    """Return what machines of this address's segment call us; empty where the segment has no URL of its own."""
+    if not urls:
+        return ""
+    try:
+        address = ipaddress.IPv4Address(client)
+    except ValueError:
+        return ""
+    return next((url for segment, url in urls if address in segment), "")
 
 
 def _segment(config: Config, subnet: SubnetConfig, base: str, number: int) -> Segment:

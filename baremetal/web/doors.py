@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
@@ -12,16 +12,26 @@ from starlette.requests import Request
 _HOST = re.compile(
     r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})(:[0-9]{1,5})?\Z|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?\Z"
 )
+
+
+def _none(client: str) -> str:
+    return ""
+
+
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """The configured URL, the one for machines that name no host, and the networks of proxies that may be believed."""
+    """The configured URL, the one for machines that name no host, and the networks of proxies that may be believed.
+
+    `url_for` says what machines of an address's segment call us, where that is another URL than the configured one.
+    """
 
     public_url: str = ""
     fallback: str = "http://127.0.0.1:8080"
     trusted_proxies: Sequence[str] = ()
+    url_for: Callable[[str], str] = _none
     _networks: tuple[_Network, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -40,7 +50,9 @@ class Doors:
         return address
 
     def base(self, request: Request) -> str:
-        """Say how this machine reaches us: the configured URL, or the address that it called."""
+        """Say how this machine reaches us: its segment's URL, the configured one, or the address that it called."""
+        if own := self.url_for(self.address(request)):
+            return own
         if self.public_url:
             return self.public_url
         host = request.headers.get("host", "")

@@ -107,8 +107,9 @@ class Explain:
         """Say what a server (by name, id or MAC) would be told now, and why. A stranger's MAC is explained too."""
         record, mac = self._find(subject)
         answer = choose_answer(record.life if record is not None else None)
-        guide = Guide(self._loaders, self._base)
         address, uuid = (record.facts.ip, machine_uuid(record.facts.uuid)) if record is not None else ("", "")
+        base = self._segments.base(address) or self._base
+        guide = Guide(self._loaders, base)
         scripts: dict[Loader, str] = {}
         paths = []
         for way in ways(mac, address, uuid):
@@ -118,7 +119,7 @@ class Explain:
                 {
                     "loader": way.title,
                     "note": way.note,
-                    "first": boot_script(self._base) if way.loader is Loader.IPXE else None,
+                    "first": boot_script(base) if way.loader is Loader.IPXE else None,
                     "lookups": list(guide.walk(way, record, mac)),
                     "script": scripts[way.loader],
                 }

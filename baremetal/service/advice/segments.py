@@ -62,6 +62,13 @@ class Segments:
             for segment in self._of(ip)
         ]
 
+    def base(self, ip: str) -> str:
+        """Return what a machine of this address calls us; empty where it is in none of the segments, or not known."""
+        if not ip:
+            return ""
+        address = ipaddress.ip_address(ip.partition("/")[0])
+        return next((one.base for one in self._network.segments if address in one.network), "")
+
     def _of(self, ip: str) -> Sequence[Segment]:
         if ip:
             address = ipaddress.ip_address(ip.partition("/")[0])

@@ -17,19 +17,20 @@ from baremetal.service.boot.requests import FileRequest
 def tftp_server(
     files: Files,
     listen: tuple[str, int],
-    base: Callable[[str], str],
+    base: Callable[[str, str], str],
     *,
     executor: Executor,
     later: Callable[[Callable[[], None]], object],
     limits: Limits,
 ) -> TftpServer:
-    """Make the responder; it is started and stopped in the event loop. `base`: our URL by the address that was asked.
+    """Make the responder; it is started and stopped in the event loop.
 
-    `executor` runs look-ups and reads, `later` the notes: the loop waits for neither.
+    `base`: our URL by who asks and the address that was asked. `executor` runs look-ups and reads, `later` the notes:
+    the loop waits for neither.
     """
 
     def resolve(asked: Request) -> Content | None:
-        found = files.resolve(asked.name, asked.client, base(asked.local or ""))
+        found = files.resolve(asked.name, asked.client, base(asked.client, asked.local or ""))
         return FileContent(found) if isinstance(found, Path) else found
 
     def saw(seen: Seen) -> None:

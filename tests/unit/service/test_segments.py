@@ -46,6 +46,12 @@ def test_what_dhcp_tells_is_said_for_the_segment_of_the_server() -> None:
     assert len(segments(Mode.EXTERNAL, (), SEGMENT, OTHER).told("192.168.7.7/24")) == 2
 
 
+def test_a_machine_calls_us_as_its_segment_does() -> None:
+    both = segments(Mode.FULL, (), SEGMENT, replace(OTHER, base="http://10.0.9.2:8080"))
+    assert both.base("10.0.9.7/24") == "http://10.0.9.2:8080"
+    assert (both.base("192.168.7.7/24"), both.base("fd00::7"), both.base("")) == ("", "", "")
+
+
 def test_a_second_server_is_named_with_what_it_says() -> None:
     (finding,) = segments(Mode.FULL, [STRANGER]).examine()
     assert (finding.ok, finding.code) == (False, "BM302")
