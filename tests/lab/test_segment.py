@@ -16,7 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from baremetal.cli.demo import cache_folder
+from baremetal.errors import LabError
+from baremetal.lab.architecture import Architecture
 from baremetal.lab.rack import available
+from baremetal.lab.tiny.build import build
 from baremetal.netboot import pxelinux
 from tests.lab.segment_run import WAYS, Seen
 from tests.programs import unpacked
@@ -33,14 +37,22 @@ BY_IPXE = (
 
 def run(folder: Path, way: str) -> Seen:
     """Live one way to boot in a namespace of its own; return what was seen of its run."""
-    there, reason = available(WAYS[way].boot_mode)
+    architecture = WAYS[way].architecture
+    there, reason = available(WAYS[way].boot_mode, architecture)
     if not there:
         pytest.skip(reason)
     lacking = [name for name in ("dnsmasq", "unshare", "ip") if shutil.which(name) is None]
     if os.geteuid() or lacking:
         pytest.skip(f"needs root{', '.join(['', *lacking])}")
+    # now: the namespace has no way out
     for package, path in WAYS[way].loaders.values():
-        unpacked(package, path)  # now: the namespace has no way out
+        unpacked(package, path)
+    build(cache_folder())
+    if architecture is not Architecture.X86_64:
+        try:
+            build(cache_folder(), architecture)
+        except LabError as error:
+            pytest.skip(str(error))
     done = subprocess.run(
         ["unshare", "--net", sys.executable, "-m", "tests.lab.segment_run", str(folder), way],
         capture_output=True,
@@ -203,3 +215,26 @@ def test_uefi_secure_boot_to_a_proven_system(tmp_path: Path) -> None:
     )
     assert "secureboot: Secure boot enabled" in seen.console, "said by the installer's kernel"
     assert "Kernel is locked down from EFI Secure Boot" in seen.console
+
+
+@pytest.mark.long
+def test_uefi_arm64_shim_and_grub_to_a_proven_system(tmp_path: Path) -> None:
+    """The firmware says that it is arm64 (option 93: 11) and is given its own loader; GRUB asks by its MAC as ever."""
+    seen = run(tmp_path, "uefi-arm64")
+    assert_in_order(
+        (
+            "DHCP: asked for an address",
+            "TFTP: bootaa64.efi fetched by 10.77.0.1",
+            "TFTP: grubaa64.efi fetched",
+            "TFTP: grub/arm64-efi/command.lst asked for",
+            "TFTP: grub/grub.cfg fetched",
+            "TFTP: grub/mac/52:54:00",
+            "TFTP: media/_r1.2/tiny-arm64/vmlinuz fetched",
+            "TFTP: media/_r1.2/tiny-arm64/initrd.img fetched",
+            "go: run 2 may write to vda",
+            "boot device disk, persistent: done",
+            "the installed system calls home",
+            "answered with this run's id",
+        ),
+        seen.notes,
+    )
