@@ -107,10 +107,11 @@ class Explain:
         record, mac = self._find(subject)
         answer = choose_answer(record.life if record is not None else None)
         guide = Guide(self._loaders, self._base)
-        address, uuid = (record.facts.ip, record.facts.uuid) if record is not None else ("", "")
+        facts = record.facts if record is not None else None
+        address, uuid, arch = (facts.ip, facts.uuid, facts.arch) if facts is not None else ("", "", "x86_64")
         scripts: dict[Loader, str] = {}
         paths = []
-        for way in ways(mac, address, uuid):
+        for way in ways(mac, address, uuid, arch):
             if way.loader not in scripts:
                 scripts[way.loader] = self._script(record, answer, way.loader)
             paths.append(
