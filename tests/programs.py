@@ -15,6 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from baremetal.errors import LabError
+from baremetal.lab.architecture import Architecture
+from baremetal.lab.tiny import packages
+
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "baremetal-tests"
 
 
@@ -27,7 +31,10 @@ class Program:
 
 
 def unpacked(package: str, path: str) -> Program:
-    """Return a program such as `usr/sbin/dhcpd` of a package; skips the test where it cannot be had."""
+    """Return a program such as `usr/sbin/dhcpd` of a package; skips the test where it cannot be had.
+
+    A package `NAME:arm64` comes alone: what it depends on would not run here.
+    """
     root = _CACHE / package
     _CACHE.mkdir(parents=True, exist_ok=True)
     with (_CACHE / f"{package}.lock").open("w") as lock:
@@ -35,7 +42,7 @@ def unpacked(package: str, path: str) -> Program:
         if not (root / path).exists():
             try:
                 _unpack(package, root)
-            except (OSError, subprocess.SubprocessError) as error:
+            except (OSError, subprocess.SubprocessError, LabError) as error:
                 pytest.skip(f"{package} cannot be had: {error}")
     if not (root / path).exists():
         pytest.skip(f"{package} has no {path}")
@@ -48,6 +55,14 @@ def unpacked(package: str, path: str) -> Program:
 def _unpack(package: str, root: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
+    name, _, architecture = package.partition(":")
+    if architecture:
+        apt = packages.Apt.of(Architecture(architecture), _CACHE / f"apt-{architecture}")
+        files = apt.fetch(apt.locate([name]), root)
+        packages.unpack(files, root)
+        for file in files:
+            file.unlink()
+        return
     plan = _run("apt-get", "install", "--simulate", "--no-install-recommends", "-q", package, cwd=root)
     names = re.findall(r"^Inst ([a-z0-9][a-z0-9+.-]*)", plan, re.MULTILINE)
     _run("apt-get", "download", "-q", *(names or [package]), cwd=root)

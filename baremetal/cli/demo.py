@@ -170,7 +170,7 @@ class _Media(threading.Thread):
         folder = self._stage.data / "media" / "tiny"
         folder.mkdir(parents=True)
         if self._stage.simulated:
-            for name in ("vmlinuz", "initrd.img"):
+            for name in ("vmlinuz", "initrd.img", "image.raw"):
                 (folder / name).write_bytes(b"simulated\n")
             return "stand-ins: the simulated machine installs nothing real"
         from baremetal.lab.tiny.build import build

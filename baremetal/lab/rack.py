@@ -21,6 +21,7 @@ from typing import Any
 from uuid import uuid4
 
 from baremetal.errors import LabError
+from baremetal.lab.architecture import Architecture
 from baremetal.lab.firmware import find_firmware
 from baremetal.lab.process import end, is_running, read_pid
 from baremetal.lab.server import VirtualServer
@@ -44,11 +45,13 @@ class ServerStatus:
     error: str = ""
 
 
-def available(boot_mode: str = BootMode.BIOS) -> tuple[bool, str]:
+def available(
+    boot_mode: str = BootMode.BIOS, architecture: Architecture = Architecture.X86_64
+) -> tuple[bool, str]:
     """Say whether virtual servers of a boot mode can run on this host; if not, why and what to install."""
     try:
         for mode in _modes(boot_mode, 2):
-            find_firmware(mode)
+            find_firmware(mode, architecture=architecture)
     except LabError as error:
         return False, str(error)
     return True, ""
@@ -84,6 +87,7 @@ class Rack:
         *,
         servers: int = 1,
         boot_mode: str = BootMode.BIOS,
+        architecture: Architecture = Architecture.X86_64,
         boot_url: str,
         disk_mib: int = 4096,
         more_disks_mib: tuple[int, ...] = (),
@@ -105,18 +109,20 @@ class Rack:
         """
         wanted = _modes(boot_mode, servers)
         for mode in set(wanted):
-            find_firmware(mode, secure_boot=secure_boot)
+            find_firmware(mode, architecture=architecture, secure_boot=secure_boot)
         there = self.servers
-        if there and [(server.boot_mode, server.boot_url) for server in there] != [
-            (m, boot_url) for m in wanted
-        ]:
+        made = [(server.boot_mode, server.architecture, server.boot_url) for server in there]
+        if made and made != [(mode, architecture, boot_url) for mode in wanted]:
             raise LabError(
                 f"there is another rack in {self.directory}",
-                seen=", ".join(f"{server.name} {server.boot_mode} {server.boot_url}" for server in there),
+                seen=", ".join(
+                    f"{server.name} {' '.join(how)}" for server, how in zip(there, made, strict=True)
+                ),
                 fix="take it down first (baremetal lab down), or use another folder",
             )
         if not there:
             extra = {
+                "architecture": architecture,
                 "disk_mib": disk_mib,
                 "more_disks_mib": more_disks_mib,
                 "memory_mib": memory_mib,

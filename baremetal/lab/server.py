@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from baremetal.errors import LabError
+from baremetal.lab.architecture import Architecture
 from baremetal.lab.machine import MachineSpec, VirtualDisk
 from baremetal.lifecycle.model import BootDevice, BootMode
 
@@ -31,6 +32,7 @@ class VirtualServer:
     bmc_port: int
     ssh_port: int
     disk_mib: int
+    architecture: Architecture = Architecture.X86_64
     memory_mib: int | None = None
     own_order: tuple[BootDevice, ...] = (BootDevice.DISK, BootDevice.PXE)
     knobs: dict[str, Any] = field(default_factory=dict)
@@ -82,6 +84,7 @@ class VirtualServer:
             disks=self.disks,
             boot_url=self.boot_url,
             boot_mode=self.boot_mode,
+            architecture=self.architecture,
             own_order=self.own_order,
             memory_mib=self.memory_mib,
             ssh_port=self.ssh_port,
@@ -99,6 +102,7 @@ class VirtualServer:
             "uuid": str(self.uuid),
             "serial": self.serial,
             "boot_mode": str(self.boot_mode),
+            "architecture": str(self.architecture),
             "boot_url": self.boot_url,
             "bmc_port": self.bmc_port,
             "ssh_port": self.ssh_port,
@@ -123,6 +127,7 @@ class VirtualServer:
                     "directory": rack / values["name"],
                     "uuid": UUID(values["uuid"]),
                     "boot_mode": BootMode(values["boot_mode"]),
+                    "architecture": Architecture(values.get("architecture", Architecture.X86_64)),
                     "own_order": tuple(BootDevice(device) for device in values["own_order"]),
                     "more_disks_mib": tuple(values.get("more_disks_mib", ())),
                 }

@@ -89,7 +89,7 @@ class RackProcess:
     def _serve(self, farm: BmcFarm, server: VirtualServer) -> None:
         machine = QemuMachine(
             server.machine(),
-            find_firmware(server.boot_mode, secure_boot=server.secure_boot),
+            find_firmware(server.boot_mode, architecture=server.architecture, secure_boot=server.secure_boot),
             next_boot=lambda: farm.call(bmc.take_boot),
             on_change=self._wake.set,
         )

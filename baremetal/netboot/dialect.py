@@ -21,12 +21,16 @@ from baremetal.netboot.templates import Frozen
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How one server is spoken to, by its loader and its quirks. `commands` and `media` are GRUB's (see grub.py)."""
+    """How one server is spoken to, by its loader and its quirks. `commands` and `media` are GRUB's (see grub.py).
+
+    `nic`: the MAC that it netboots by this time; "" where that is not known, and the server's first is supposed.
+    """
 
     loader: Loader = Loader.IPXE
     local: LocalBoot = DEFAULT
     commands: str | None = None
     media: str | None = None
+    nic: str = ""
 
 
 FILE_NAMES = {
@@ -76,7 +80,11 @@ def install_text(frozen: Frozen, context: Context, manner: Manner, menu: Menu | 
             seen=f"asked for by {manner.loader}",
             fix="boot this server with iPXE",
         )
-    more: dict[str, Any] = {"local_boot": manner.local.as_dict(), "menu": menu and menu.as_dict()}
+    more: dict[str, Any] = {
+        "local_boot": manner.local.as_dict(),
+        "menu": menu and menu.as_dict(),
+        "nic": manner.nic or context.server.boot_mac,
+    }
     match manner.loader:
         case Loader.IPXE:
             return render_install_script(frozen, context, more)

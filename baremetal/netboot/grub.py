@@ -52,13 +52,13 @@ def lookups(mac: str, address: str = "", uuid: str = "", prefix: str = "/") -> l
     return [*(f"{prefix}grub.cfg-{key}" for key in keys), f"{prefix}grub.cfg"]
 
 
-def debian_lookups(mac: str) -> list[str]:
-    """List what Debian's signed network build asks for, with our `grub.cfg` (seen of 2.06-13+deb12u2).
+def debian_lookups(mac: str, arch: str = "x86_64") -> list[str]:
+    """List what Debian's signed network build asks for, with our `grub.cfg` (seen of 2.06-13+deb12u2, both of them).
 
     It also carries a test for `$prefix/x86_64-efi/grub.cfg`, but that sends nothing over TFTP.
     """
     lists = ("command", "fs", "crypto", "terminal")
-    return [*(f"/grub/x86_64-efi/{name}.lst" for name in lists), "/grub/grub.cfg", own_name(mac)]
+    return [*(f"/grub/{arch}-efi/{name}.lst" for name in lists), "/grub/grub.cfg", own_name(mac)]
 
 
 def own_name(mac: str) -> str:

@@ -134,7 +134,7 @@ def render_loader_script(name: str, frozen: Frozen, context: Context, more: Mapp
         frozen = with_loaders(frozen)
     compiled = _SHELF.get(frozen)
     check_plain(dict(more))
-    values = {"menu": None, **_with_command_line(compiled, context), **more}
+    values = {"menu": None, "nic": context.server.boot_mac, **_with_command_line(compiled, context), **more}
     return compiled.render(name, values)
 
 

@@ -18,6 +18,7 @@ from baremetal import telemetry
 from baremetal.errors import BaremetalError, Invalid, MediaMissing, Unknown
 from baremetal.lifecycle.model import BootTarget, Budgets, Limits, Method, Proof
 from baremetal.netboot.context import ServerFacts, merge_variables
+from baremetal.netboot.fetched import fetched
 from baremetal.netboot.lint.esxi import read_boot_config
 from baremetal.netboot.lint.finding import Finding, Severity
 from baremetal.netboot.lint.lint import check_renders, lint_profile
@@ -25,7 +26,7 @@ from baremetal.netboot.lint.samples import NEEDS, SAMPLE_SERVER
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.standing import Judgement, Standing, judge
 from baremetal.netboot.templates import Templates, freeze
-from baremetal.service.recipe import Kitchen, Recipe, Shelf
+from baremetal.service.recipe import Kitchen, Recipe, Shelf, media_reference
 
 log = telemetry.logger(__name__)
 
@@ -125,7 +126,7 @@ class Profiles:
         problems = [_problem(found) for found in findings if found.severity is Severity.ERROR]
         warnings = [_problem(found) for found in findings if found.severity is not Severity.ERROR]
         try:
-            self.check_media(offer)
+            self.check_fetched(offer)
         except MediaMissing as error:
             warnings.append(error.as_dict() | {"severity": str(Severity.WARNING)})
         return {"name": offer.name, "ok": not problems, "problems": problems, "warnings": warnings}
@@ -153,12 +154,33 @@ class Profiles:
         )
 
     def check(self, recipe: Recipe, run: int) -> list[BaremetalError]:
-        """Render everything a run would be served and lint its profile; returns what is wrong, never raises it."""
+        """Render everything a run would be served and lint its profile; returns what is wrong, never raises it.
+
+        What the rendered texts send the machine to must be there too, once the media themselves are (`check_media`).
+        """
         try:
-            self._kitchen.preview(recipe, run, self._base)
+            files = self._kitchen.preview(recipe, run, self._base)
         except BaremetalError as error:
             return [error]
-        return [_error(found) for found in self._lint_once(recipe) if found.severity is Severity.ERROR]
+        problems: list[BaremetalError] = [
+            _error(found) for found in self._lint_once(recipe) if found.severity is Severity.ERROR
+        ]
+        missing = self._missing(recipe, run, files)
+        return [*problems, missing] if missing is not None else problems
+
+    def _missing(self, recipe: Recipe, run: int, files: Sequence[Mapping[str, str]]) -> MediaMissing | None:
+        """Say what rendered texts send the machine to and is not there; None while even what it boots is not."""
+        below = f"{self._base}/media/{media_reference(recipe.server.name, run)}"
+        named = {path for file in files for path in fetched(file["text"], below)}
+        missing = sorted(path for path in named if not (self._media / path).exists())
+        boots = {f"{recipe.media}/{path}" for path in recipe.profile.media_files}
+        if not missing or boots & set(missing):
+            return None
+        return MediaMissing(
+            f"profile {recipe.profile.name}: {' and '.join(missing)} missing, which its installer fetches",
+            seen=f"looked in {self._media}",
+            fix="put it there, or correct the variable that names it",
+        )
 
     def _lint_once(self, recipe: Recipe) -> tuple[Finding, ...]:
         """Lint a profile as it is frozen; the installers' checkers take a second, so once for each set of texts."""
@@ -211,6 +233,17 @@ class Profiles:
                 fix=f"baremetal media add {offer.name} ISO|DIR, or put them there",
             )
 
+    def check_fetched(self, offer: Offer) -> None:
+        """Make sure of that too which the installer of a sample server fetches. Raises MediaMissing BM202."""
+        self.check_media(offer)
+        sample = self._sample(offer)
+        try:
+            files = self._kitchen.preview(sample, 1, self._base)
+        except BaremetalError:
+            return  # what does not render is told by `check` and `lint`
+        if missing := self._missing(sample, 1, files):
+            raise missing
+
     def _judge(self, offer: Offer, findings: Sequence[Finding] | None) -> Judgement:
         try:
             return judge(offer.profile, freeze(offer.profile, self._templates), findings)
@@ -220,7 +253,7 @@ class Profiles:
     def _brief(self, offer: Offer, findings: Sequence[Finding] | None = None) -> dict[str, Any]:
         judged = self._judge(offer, findings)
         try:
-            self.check_media(offer)
+            self.check_fetched(offer)
             ready = True
         except MediaMissing:
             ready = False

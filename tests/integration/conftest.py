@@ -199,6 +199,7 @@ def prepare(folder: Path, proof: str = "none", more: str = "", deploy: str = "")
     (data / "media" / "test").mkdir(parents=True)
     (data / "media" / "test" / "vmlinuz").write_bytes(b"kernel")
     (data / "media" / "test" / "initrd.img").write_bytes(bytes(range(256)) * 64)
+    (data / "media" / "test" / "image.raw").write_bytes(b"system")
     settings = folder / "config.toml"
     settings.write_text(SETTINGS.format(data=data, templates=templates, proof=proof, deploy=deploy) + more)
     return settings

@@ -170,7 +170,7 @@ class Rig:
     def lay_out(self, folder: Path) -> None:
         """Write settings and media into `folder`."""
         (folder / "data/media/test").mkdir(parents=True)
-        for name in ("vmlinuz", "initrd.img"):
+        for name in ("vmlinuz", "initrd.img", "image.raw"):
             (folder / "data/media/test" / name).write_bytes(b"simulated")
         self.settle(folder)
 

@@ -353,6 +353,22 @@ def test_explain_walks_every_way_as_the_machine_would(service: Service) -> None:
     assert "address is not known" in stranger["text"] or "which is not known here" in stranger["text"]
 
 
+def test_explain_names_what_firmware_of_arm64_is_given(service: Service) -> None:
+    """It has no BIOS; the loaders and the folder of GRUB's modules are its own."""
+    service.enrol(uuid=UUID, ip="10.1.1.30/24", arch="arm64")
+    ways = {path["loader"]: path for path in service.get("/v1/servers/r1/explain")["paths"]}
+    assert list(ways) == [title for title in WAYS if not title.startswith("BIOS")]
+    for title, way in ways.items():
+        asked = [
+            row["url"].removeprefix("tftp:").removeprefix(f"{service.boot_url}/") for row in way["lookups"]
+        ]
+        wanted = [
+            name.replace("x86_64-efi", "arm64-efi").replace("x64.efi", "aa64.efi") for name in WAYS[title]
+        ]
+        wanted = [name.replace("ipxe.efi", "ipxe-arm64.efi") for name in wanted]
+        assert asked[: len(wanted)] == wanted
+
+
 @pytest.mark.parametrize(
     ("loader", "file", "word"),
     [

@@ -29,7 +29,10 @@ def events(service: Service) -> list[dict[str, Any]]:
 
 
 def test_every_nic_of_a_machine_is_one_server(service: Service) -> None:
-    """S3-7: a second NIC that is enrolled, and a third that only the UUID tells, by IPv4 and by IPv6."""
+    """S3-7: a second NIC that is enrolled, and a third that only the UUID tells, by IPv4 and by IPv6.
+
+    Pain 18: the installer is sent to the NIC that netbooted, not to the first of the list.
+    """
     service.enrol(macs=[MAC, SECOND], uuid=UUID)
     number = service.deploy_until_window()
     before = service.get("/v1/events")["events"][-1]["id"]
@@ -39,7 +42,9 @@ def test_every_nic_of_a_machine_is_one_server(service: Service) -> None:
         (THIRD, "fd77::6", {"uuid": swap_uuid(UUID)}),
     ]
     for mac, address, told in asked:
-        assert f"/media/_r1.{number}/" in ask(service, mac, address, **told), mac
+        script = ask(service, mac, address, **told)
+        assert f"/media/_r1.{number}/" in script, mac
+        assert f" BOOTIF=01-{mac.replace(':', '-')} " in script
     assert service.get("/v1/unknown")["unknown"] == []
     seen = [event for event in events(service) if event["id"] > before]
     assert {event["server"] for event in seen} == {"r1"}
@@ -48,6 +53,14 @@ def test_every_nic_of_a_machine_is_one_server(service: Service) -> None:
     for _, address, _ in asked:
         assert any(note.startswith(f"boot script served to {address}") for note in notes), (address, notes)
     assert [server["name"] for server in service.get("/v1/servers")["servers"]] == ["r1"]
+
+
+def test_grub_is_told_the_nic_that_it_asked_by(service: Service) -> None:
+    """Pain 18."""
+    service.enrol(macs=[MAC, SECOND])
+    service.deploy_until_window()
+    config = service.machine.get(f"/grub/mac/{SECOND}.cfg").text
+    assert f" BOOTIF=01-{SECOND.replace(':', '-')} " in config
 
 
 def test_the_installers_second_lease_is_the_same_run(service: Service) -> None:

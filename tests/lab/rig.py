@@ -24,9 +24,10 @@ import pytest
 from baremetal.cli.demo import cache_folder, place
 from baremetal.client import Client, Place, server_path
 from baremetal.errors import Unavailable
+from baremetal.lab.architecture import Architecture
 from baremetal.lab.rack import Rack, available
 from baremetal.lab.server import VirtualServer
-from baremetal.lab.tiny.build import KERNEL_ARGS, build
+from baremetal.lab.tiny.build import KERNEL_ARGS, KERNEL_ARGS_ARM64, build
 from baremetal.lab.tiny.disklog import count_installs, read_disk_log
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ power_writes_per_hour = 1000
 
 PROFILE = """
 [profile.{name}]
+arch = "{arch}"
 family = "kickstart"
 kernel = "vmlinuz"
 initrd = "initrd.img"
@@ -68,17 +70,21 @@ budgets = {{ {budgets} }}
 
 @dataclass(frozen=True, slots=True)
 class TinyProfile:
-    """The tiny system as a profile of its own: other budgets, another proof."""
+    """The tiny system as a profile of its own: other budgets, another proof, another architecture."""
 
     name: str
     budgets: Mapping[str, float] = field(default_factory=dict)
     proof: str = "ssh"
     media: tuple[str, ...] = ("vmlinuz", "initrd.img", "image.raw")
+    arch: Architecture = Architecture.X86_64
 
     @property
     def text(self) -> str:
         budgets = ", ".join(f"{name} = {float(value)}" for name, value in self.budgets.items())
-        return PROFILE.format(name=self.name, proof=self.proof, budgets=budgets, kernel_args=KERNEL_ARGS)
+        arguments = {Architecture.X86_64: KERNEL_ARGS, Architecture.ARM64: KERNEL_ARGS_ARM64}[self.arch]
+        return PROFILE.format(
+            name=self.name, arch=self.arch, proof=self.proof, budgets=budgets, kernel_args=arguments
+        )
 
 
 class Lab:
@@ -164,9 +170,9 @@ class Lab:
             self._client = None
 
     def _lay_out(self, profiles: tuple[TinyProfile, ...]) -> None:
-        media = build(cache_folder())
-        files = {"vmlinuz": media.kernel, "initrd.img": media.initrd, "image.raw": media.image}
         for profile in (TinyProfile("tiny"), *profiles):
+            media = build(cache_folder(), profile.arch)
+            files = {"vmlinuz": media.kernel, "initrd.img": media.initrd, "image.raw": media.image}
             target = self.data / "media" / profile.name
             target.mkdir(parents=True, mode=0o700)
             for name in profile.media:
@@ -193,6 +199,7 @@ class Lab:
             "uuid": str(server.uuid),
             "serial": server.serial,
             "boot_mode": str(server.boot_mode),
+            "arch": str(server.architecture),
             "vars": {} if server.tap else {"ssh_address": server.ssh_address},
         }
         self.api.post("/v1/servers", body)

@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
 
+from baremetal.lab.architecture import Architecture
 from baremetal.lab.segment import Segment
 from baremetal.wiring import FLUSH_S
 from tests.lab import grub_image
-from tests.lab.rig import DEPLOY_S, STEP_S, Lab
+from tests.lab.rig import DEPLOY_S, STEP_S, Lab, TinyProfile
 from tests.lab.router import router
 from tests.programs import unpacked
 
@@ -43,6 +44,7 @@ class Way:
     """How a machine gets to its boot answer. `ends`: the step of the run that shows it, "" for the whole deploy."""
 
     boot_mode: str
+    architecture: Architecture = Architecture.X86_64
     network_rom: bool = True
     http_boot: bool = False
     secure_boot: bool = False
@@ -53,6 +55,12 @@ class Way:
     loaders: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Which package has the loader that is served under a name, and where."""
     kernel_args: str = ""
+
+    @property
+    def profile(self) -> TinyProfile:
+        """The tiny system, made for its architecture."""
+        name = "tiny" if self.architecture is Architecture.X86_64 else f"tiny-{self.architecture}"
+        return TinyProfile(name, arch=self.architecture)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,10 @@ SHIM = {
     "shimx64.efi": ("shim-signed", "usr/lib/shim/shimx64.efi.signed"),
     "grubx64.efi": ("grub-efi-amd64-signed", "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed"),
 }
+SHIM_ARM64 = {
+    "bootaa64.efi": ("shim-signed:arm64", "usr/lib/shim/shimaa64.efi.signed"),
+    "grubaa64.efi": ("grub-efi-arm64-signed:arm64", "usr/lib/grub/arm64-efi-signed/grubnetaa64.efi.signed"),
+}
 IPXE = {"ipxe.efi": ("ipxe", "boot/ipxe.efi")}
 SNPONLY = {"snponly.efi": ("ipxe", "usr/lib/ipxe/snponly.efi")}
 WAYS = {
@@ -100,6 +112,7 @@ WAYS = {
         ends="complete",
         loaders={"grubx64.efi": grub_image.PACKAGE},
     ),
+    "uefi-arm64": Way("uefi", Architecture.ARM64, dhcp='loader_arm64 = "bootaa64.efi"', loaders=SHIM_ARM64),
     "uefi-secure-boot": Way(
         "uefi",
         network_rom=False,
@@ -127,7 +140,8 @@ def live(folder: Path, way: Way) -> Seen:
         router(segment.bridge, ROUTER) if way.mode == "proxy" else nullcontext(),
     ):
         settings = DHCP.format(mode=way.mode, interface=segment.bridge, more=way.dhcp) + TFTP
-        lab = Lab(folder, address=str(ADDRESS.ip), more=settings)
+        own = () if way.profile.name == "tiny" else (way.profile,)
+        lab = Lab(folder, own, address=str(ADDRESS.ip), more=settings)
         for name, (package, path) in way.loaders.items():
             target = lab.data / "loaders" / name
             target.parent.mkdir(exist_ok=True)
@@ -139,6 +153,7 @@ def live(folder: Path, way: Way) -> Seen:
             lab.start()
             (server,) = lab.rack.up(
                 boot_mode=way.boot_mode,
+                architecture=way.architecture,
                 boot_url="",
                 disk_mib=512,
                 taps=segment.names,
@@ -149,7 +164,8 @@ def live(folder: Path, way: Way) -> Seen:
             )
             lab.enrol(server)
             began = time.monotonic()
-            lab.deploy(server, **({"kernel_args": way.kernel_args} if way.kernel_args else {}))
+            more = {"kernel_args": way.kernel_args} if way.kernel_args else {}
+            lab.deploy(server, way.profile.name, **more)
             if way.ends:
                 lab.wait_for_step(server, way.ends, within_s=STEP_S)
                 took_s = time.monotonic() - began

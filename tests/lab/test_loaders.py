@@ -65,11 +65,12 @@ def tiny() -> TinyMedia:
 def loaders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Debian's packages of loaders, unpacked and not installed."""
     folder = tmp_path_factory.mktemp("loaders")
+    apt = packages.Apt()
     try:
-        found = packages.locate(["grub-efi-amd64-signed", "pxelinux", "shim-signed"])
+        found = apt.locate(["grub-efi-amd64-signed", "pxelinux", "shim-signed"])
     except LabError as error:
         pytest.skip(str(error))
-    packages.unpack(packages.fetch(found, cache_folder() / "packages"), folder)
+    packages.unpack(apt.fetch(found, cache_folder() / "packages"), folder)
     return folder
 
 

@@ -16,8 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from baremetal.cli.demo import cache_folder
+from baremetal.errors import LabError
+from baremetal.lab.architecture import Architecture
 from baremetal.lab.rack import available
+from baremetal.lab.tiny.build import build
 from baremetal.netboot import pxelinux
+from baremetal.service.advice.paths import ways
 from tests.lab.segment_run import WAYS, Seen
 from tests.programs import unpacked
 
@@ -33,14 +38,22 @@ BY_IPXE = (
 
 def run(folder: Path, way: str) -> Seen:
     """Live one way to boot in a namespace of its own; return what was seen of its run."""
-    there, reason = available(WAYS[way].boot_mode)
+    architecture = WAYS[way].architecture
+    there, reason = available(WAYS[way].boot_mode, architecture)
     if not there:
         pytest.skip(reason)
     lacking = [name for name in ("dnsmasq", "unshare", "ip") if shutil.which(name) is None]
     if os.geteuid() or lacking:
         pytest.skip(f"needs root{', '.join(['', *lacking])}")
+    # now: the namespace has no way out
     for package, path in WAYS[way].loaders.values():
-        unpacked(package, path)  # now: the namespace has no way out
+        unpacked(package, path)
+    build(cache_folder())
+    if architecture is not Architecture.X86_64:
+        try:
+            build(cache_folder(), architecture)
+        except LabError as error:
+            pytest.skip(str(error))
     done = subprocess.run(
         ["unshare", "--net", sys.executable, "-m", "tests.lab.segment_run", str(folder), way],
         capture_output=True,
@@ -203,3 +216,26 @@ def test_uefi_secure_boot_to_a_proven_system(tmp_path: Path) -> None:
     )
     assert "secureboot: Secure boot enabled" in seen.console, "said by the installer's kernel"
     assert "Kernel is locked down from EFI Secure Boot" in seen.console
+
+
+@pytest.mark.long
+def test_uefi_arm64_shim_and_grub_to_a_proven_system(tmp_path: Path) -> None:
+    """S4-1: the firmware says that it is arm64 (option 93: 11) and gets its own loader; then as `explain` foretells."""
+    seen = run(tmp_path, "uefi-arm64")
+    (way,) = (way for way in ways(seen.mac, "", seen.uuid, "arm64") if "Debian's GRUB" in way.title)
+    media = [f"media/_r1.2/tiny-arm64/{name}" for name in ("vmlinuz", "initrd.img")]
+    asked = [found[1] for note in seen.notes if (found := re.match(r"TFTP: (\S+) ", note))]
+    assert list(dict.fromkeys(asked)) == [*way.names, *media]
+    assert_in_order(
+        (
+            "DHCP: asked for an address",
+            "TFTP: bootaa64.efi fetched by 10.77.0.1",
+            "boot script served to 10.77.0.1",
+            *(f"TFTP: {name} fetched by 10.77.0.1" for name in media),
+            "go: run 2 may write to vda",
+            "boot device disk, persistent: done",
+            "the installed system calls home",
+            "answered with this run's id",
+        ),
+        seen.notes,
+    )

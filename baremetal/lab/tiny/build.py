@@ -1,9 +1,9 @@
 """The tiny system's media, built from Debian packages without root on first use and kept.
 
-Owns what the system consists of: which packages, which files of them, which of our scripts (`system/`). The same
-initramfs is the installer (kernel argument `inst.ks=URL`) and the way to the installed system's root (`root=LABEL=…`).
-With sshd added it is the RAM system of inspections, rescues and wipes (`bm.script=URL`).
-Knows nothing of QEMU.
+Owns which packages the system is made of, and keeping what was made; which files of them stand where is `trees.py`. The
+same initramfs is the installer (kernel argument `inst.ks=URL`) and the way to the installed system's root
+(`root=LABEL=…`). With sshd added it is the RAM system of inspections, rescues and wipes (`bm.script=URL`). Made for one
+architecture: another than this machine's too, of which nothing is run here. Knows nothing of QEMU.
 
 The installer can be told to fail the way real ones do, by the kernel argument `tiny.fail=MODE`:
 
@@ -28,20 +28,18 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import lzma
 import os
-import re
 import shutil
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from baremetal.errors import LabError
-from baremetal.lab.tiny import cpio, image, packages
+from baremetal.lab.architecture import Architecture
+from baremetal.lab.tiny import cpio, image, packages, trees
 
 FAIL_MODES = (
     "no-disk", "pre", "hang", "panic", "reboot", "slow=SECONDS", "traceback", "bad-image", "silent", "double-calls",
@@ -51,15 +49,12 @@ FAIL_MODES = (
 # What makes an emulated machine boot faster, for the netbooted installer too. The self-tests of the kernel's
 # cryptography alone are 45 % of the instructions until there is an address. no_timer_check: on a busy host an emulated
 # timer is late once in a while, and the kernel panics ("IO-APIC + timer doesn't work").
-KERNEL_ARGS = "console=ttyS0 quiet mitigations=off random.trust_cpu=on cryptomgr.notests no_timer_check"
+_FASTER = "quiet mitigations=off random.trust_cpu=on cryptomgr.notests"
+KERNEL_ARGS = f"console={Architecture.X86_64.console} {_FASTER} no_timer_check"
+KERNEL_ARGS_ARM64 = f"console={Architecture.ARM64.console} {_FASTER}"
 
-_KERNEL = "linux-image-cloud-amd64"
-_PACKAGES = ("busybox-static", "dropbear-bin", "grub-efi-amd64-signed", "shim-signed", "syslinux-common")
-_BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio-rng")
-_ROOT_MODULES = ("evdev", "button")
+_BUSYBOX = "busybox-static"
 _DAY_S = 24 * 3600.0
-_SCRIPTS = Path(__file__).parent / "system"
-_LIBRARY_NAME = re.compile(rb"(ld-linux-[\w.-]+|lib[\w+.-]+?\.so[.\d]*)\0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +71,15 @@ class TinyMedia:
     ramdisk: Path
 
 
-def build(cache_dir: Path) -> TinyMedia:
+def build(cache_dir: Path, architecture: Architecture = Architecture.X86_64) -> TinyMedia:
     """Return the media, building them if these scripts and these package versions were not built before.
 
     Idempotent and safe beside another process doing the same; takes seconds once the packages are fetched. Apt is asked
     for newer packages once a day. Without its lists the newest earlier build of the same scripts is returned; if there
     is none, LabError says what to run.
     """
+    if architecture is not Architecture.X86_64:
+        cache_dir /= str(architecture)
     cache_dir.mkdir(parents=True, exist_ok=True)
     scripts = _digest_scripts()
     earlier = max(
@@ -91,7 +88,8 @@ def build(cache_dir: Path) -> TinyMedia:
     if earlier is not None and 0 <= time.time() - _asked_at(earlier) < _DAY_S:
         return _media(earlier)
     try:
-        wanted = _locate_packages()
+        apt = packages.Apt.of(architecture, cache_dir / "apt")
+        wanted = _locate_packages(apt, architecture)
     except LabError:
         if earlier is None:
             raise
@@ -101,8 +99,12 @@ def build(cache_dir: Path) -> TinyMedia:
     with _locked(cache_dir / "lock"):
         if not folder.is_dir():
             image.check_tools()
-            files = packages.fetch(wanted, cache_dir / "packages")
-            _build_beside(folder, files)
+            files = apt.fetch(wanted, cache_dir / "packages")
+            # The list of busybox's commands is asked of a build that runs on this machine.
+            own = packages.Apt()
+            foreign = apt != own
+            lister = own.fetch(own.locate([_BUSYBOX]), cache_dir / "packages") if foreign else ()
+            _build_beside(folder, architecture, files, lister)
             _forget_older(folder, files)
         os.utime(folder)
     return _media(folder)
@@ -122,19 +124,24 @@ def _media(folder: Path) -> TinyMedia:
 def _digest_scripts() -> str:
     digest = hashlib.sha256()
     here = Path(__file__).parent
-    for path in sorted([*here.glob("*.py"), *_SCRIPTS.iterdir()]):
+    for path in sorted([*here.glob("*.py"), *trees.SCRIPTS.iterdir()]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def _locate_packages() -> tuple[packages.Package, ...]:
+def _locate_packages(apt: packages.Apt, architecture: Architecture) -> tuple[packages.Package, ...]:
+    kernel = f"linux-image-cloud-{architecture.debian}"
     # libtomcrypt's own number library is the one indirect dependency of sshd.
-    depends = packages.depends_of(_KERNEL, "dropbear-bin", "libtomcrypt1")
-    kernels = [name for name in depends[_KERNEL] if name.startswith("linux-image-")]
+    depends = apt.depends_of(kernel, "dropbear-bin", "libtomcrypt1")
+    kernels = [name for name in depends[kernel] if name.startswith("linux-image-")]
     if not kernels:
-        raise LabError(f"apt knows no {_KERNEL}", fix="run: apt-get update")
+        raise LabError(f"apt knows no {kernel}", fix="run: apt-get update")
     indirect = [name for name in depends["libtomcrypt1"] if name.startswith("lib")]
-    return packages.locate(sorted({kernels[0], *depends["dropbear-bin"], *indirect, *_PACKAGES}))
+    loaders = {"shim-signed", f"grub-efi-{architecture.debian}-signed"}
+    if architecture is Architecture.X86_64:
+        loaders.add("syslinux-common")
+    tools = {_BUSYBOX, "dropbear-bin", *depends["dropbear-bin"], *indirect}
+    return apt.locate(sorted({kernels[0], *tools, *loaders}))
 
 
 @contextmanager
@@ -144,14 +151,20 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _build_beside(folder: Path, files: Iterable[Path]) -> None:
+def _build_beside(
+    folder: Path, architecture: Architecture, files: Sequence[Path], lister: Sequence[Path]
+) -> None:
     work = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
     try:
-        unpacked = work / "unpacked"
-        packages.unpack(tuple(files), unpacked)
+        root = work / "unpacked"
+        packages.unpack(files, root)
+        packages.unpack(lister, work / "lister")
+        modules = {path.name.split(".")[0]: path for path in (root / "lib/modules").rglob("*.ko*")}
+        applets = trees.list_applets(work / "lister" if lister else root)
+        parts = trees.Parts(architecture, bool(lister), root, modules, applets)
         finished = work / "finished"
         finished.mkdir()
-        _assemble(unpacked, work, finished)
+        _assemble(parts, work, finished)
         finished.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -169,204 +182,28 @@ def _forget_older(newest: Path, files: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _assemble(unpacked: Path, work: Path, finished: Path) -> None:
+def _assemble(parts: trees.Parts, work: Path, finished: Path) -> None:
     media = _media(finished)
-    modules = {path.name.split(".")[0]: path for path in (unpacked / "lib/modules").rglob("*.ko*")}
-    shutil.copyfile(_only(unpacked / "boot", "vmlinuz-*"), media.kernel)
+    shutil.copyfile(trees.only(parts.root / "boot", "vmlinuz-*"), media.kernel)
 
     initramfs = work / "initramfs"
-    _lay_out_initramfs(initramfs, unpacked, modules)
+    trees.lay_out_initramfs(initramfs, parts)
     media.initrd.write_bytes(cpio.pack_folder(initramfs))
     # The kernel unpacks one archive after the other: installs need not load what only a RAM system wants.
     more = work / "ramdisk"
-    _lay_out_ramdisk(more, unpacked)
+    trees.lay_out_ramdisk(more, parts)
     media.ramdisk.write_bytes(media.initrd.read_bytes() + cpio.pack_folder(more))
     root = work / "root"
-    _lay_out_root(root, unpacked, modules)
+    trees.lay_out_root(root, parts)
 
+    efi, has_bios = parts.architecture.efi, parts.architecture is Architecture.X86_64
     boot = image.BootFiles(
         kernel=media.kernel,
         initrd=media.initrd,
-        shim=unpacked / "usr/lib/shim/shimx64.efi.signed",
-        grub=unpacked / "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed",
-        mbr_code=unpacked / "usr/lib/syslinux/mbr/mbr.bin",
-        cmdline=f"root=LABEL={image.ROOT_LABEL} {KERNEL_ARGS}",
+        efi=efi,
+        shim=parts.root / f"usr/lib/shim/shim{efi}.efi.signed",
+        grub=parts.root / f"usr/lib/grub/{parts.architecture}-efi-signed/grub{efi}.efi.signed",
+        mbr_code=parts.root / "usr/lib/syslinux/mbr/mbr.bin" if has_bios else None,
+        cmdline=f"root=LABEL={image.ROOT_LABEL} {KERNEL_ARGS if has_bios else KERNEL_ARGS_ARM64}",
     )
     image.write_image(media.image, boot, root, work)
-
-
-def _lay_out_initramfs(folder: Path, unpacked: Path, modules: dict[str, Path]) -> None:
-    _lay_out_busybox(folder, unpacked)
-    for name in ("dev", "proc", "sys", "mnt/sysroot", "tmp", "run", "etc"):
-        (folder / name).mkdir(parents=True)
-    order = _copy_modules(_BOOT_MODULES, modules, folder / "lib/modules")
-    (folder / "lib/modules/order").write_text("".join(f"{name}\n" for name in order))
-    _install(
-        folder,
-        {"init": "init", "installer": "sbin/installer", "dhcp-event": "sbin/dhcp-event", "curl": "bin/curl"},
-    )
-    shutil.copyfile(_SCRIPTS / "network.sh", folder / "lib/network.sh")
-    shutil.copyfile(_SCRIPTS / "kickstart.awk", folder / "lib/kickstart.awk")
-
-
-def _lay_out_ramdisk(folder: Path, unpacked: Path) -> None:
-    for name in ("etc/ssh", "etc/dropbear", "root/.ssh", "sbin", "usr/bin", "usr/sbin"):
-        (folder / name).mkdir(parents=True)
-    for name in ("root", "root/.ssh"):
-        (folder / name).chmod(0o700)
-    for tool in ("usr/sbin/dropbear", "usr/bin/dropbearkey"):
-        _copy_with_libraries(unpacked, tool, folder)
-    _install(folder, {"ramdisk": "sbin/ramdisk", "ssh-keygen": "usr/bin/ssh-keygen"})
-    _write_accounts(folder, "ramdisk")
-
-
-def _lay_out_root(folder: Path, unpacked: Path, modules: dict[str, Path]) -> None:
-    _lay_out_busybox(folder, unpacked)
-    for name in (
-        "dev",
-        "proc",
-        "sys",
-        "mnt",
-        "tmp",
-        "run",
-        "boot",
-        "etc/ssh",
-        "etc/dropbear",
-        "etc/baremetal",
-        "var/log",
-    ):
-        (folder / name).mkdir(parents=True)
-    (folder / "root/.ssh").mkdir(parents=True)
-    (folder / "var/lib/tiny").mkdir(parents=True)
-    for name in ("root", "root/.ssh"):
-        (folder / name).chmod(0o700)
-    _copy_modules(_ROOT_MODULES, modules, folder / "lib/modules")
-    for tool in ("usr/sbin/dropbear", "usr/bin/dropbearkey"):
-        _copy_with_libraries(unpacked, tool, folder)
-    _install(
-        folder,
-        {
-            "inittab": "etc/inittab",
-            "rc": "etc/tiny/rc",
-            "sshd": "etc/tiny/sshd",
-            "first-boot": "etc/tiny/first-boot",
-            "power-button": "etc/tiny/power-button",
-            "power-off": "etc/acpi/PWRF/00000080",
-            "dhcp-event": "sbin/dhcp-event",
-            "curl": "bin/curl",
-            "ssh-keygen": "usr/bin/ssh-keygen",
-        },
-    )
-    _write_accounts(folder, "tiny")
-
-
-def _write_accounts(folder: Path, hostname: str) -> None:
-    for name, text in {
-        "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
-        "etc/group": "root:x:0:\n",
-        "etc/shells": "/bin/sh\n",
-        "etc/hostname": f"{hostname}\n",
-        "etc/hosts": "127.0.0.1 localhost\n",
-        "etc/os-release": 'ID=tiny\nNAME="tiny lab system"\n',
-    }.items():
-        (folder / name).write_text(text)
-    shadow = folder / "etc/shadow"
-    shadow.write_text("root:*:20000:0:99999:7:::\n")
-    shadow.chmod(0o600)
-
-
-def _lay_out_busybox(folder: Path, unpacked: Path) -> None:
-    binary = _first(unpacked, ("usr/bin/busybox", "bin/busybox"))
-    for name in ("bin", "sbin", "usr/bin", "usr/sbin"):
-        (folder / name).mkdir(parents=True)
-    shutil.copyfile(binary, folder / "bin/busybox")
-    (folder / "bin/busybox").chmod(0o755)
-    listing = subprocess.run(
-        [binary, "--list-full"], capture_output=True, text=True, timeout=20, check=True
-    ).stdout
-    for name in listing.split():
-        link = folder / name
-        if not link.parent.is_dir() or link.exists():
-            continue
-        link.symlink_to("/bin/busybox")
-    (folder / "bin/sh").unlink(missing_ok=True)
-    (folder / "bin/sh").symlink_to("/bin/busybox")
-
-
-def _copy_modules(names: Iterable[str], modules: dict[str, Path], folder: Path) -> list[str]:
-    """Copy modules with all they depend on, uncompressed; return the file names in loading order."""
-    folder.mkdir(parents=True)
-    order: list[str] = []
-
-    def add(name: str) -> None:
-        if f"{name}.ko" in order:
-            return
-        path = modules.get(name) or modules.get(name.replace("_", "-"))
-        if path is None:
-            raise LabError(f"the kernel package has no module {name}")
-        data = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
-        depends = re.search(rb"\0depends=([\w,-]*)\0", data)
-        for needed in depends[1].decode().split(",") if depends else ():
-            if needed:
-                add(needed)
-        (folder / f"{name}.ko").write_bytes(data)
-        order.append(f"{name}.ko")
-
-    for name in names:
-        add(name)
-    return order
-
-
-def _copy_with_libraries(unpacked: Path, tool: str, folder: Path) -> None:
-    target = folder / tool
-    shutil.copyfile(unpacked / tool, target)
-    target.chmod(0o755)
-    available = {
-        path.name: path
-        for path in sorted(unpacked.rglob("*.so*"))
-        if path.parent.name in ("x86_64-linux-gnu", "lib64", "lib")
-    }
-    waiting = [target]
-    while waiting:
-        # A name in the dynamic string table that one of the packages provides is a library needed.
-        for match in _LIBRARY_NAME.finditer(waiting.pop().read_bytes()):
-            name = match[1].decode()
-            source = available.get(name)
-            if source is None:
-                continue
-            place = "lib64" if name.startswith("ld-linux") else "lib/x86_64-linux-gnu"
-            copy = folder / place / name
-            if copy.exists():
-                continue
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source.resolve() if source.is_symlink() else source, copy)
-            copy.chmod(0o755)
-            waiting.append(copy)
-    loader = next((folder / "lib64").iterdir())
-    check = [str(loader), "--library-path", str(folder / "lib/x86_64-linux-gnu"), "--list", str(target)]
-    listing = subprocess.run(check, capture_output=True, text=True, timeout=20, check=False)
-    if listing.returncode != 0 or "not found" in listing.stdout:
-        raise LabError(f"{tool} lacks a library", seen=(listing.stderr or listing.stdout).strip())
-
-
-def _install(folder: Path, scripts: dict[str, str]) -> None:
-    for script, place in scripts.items():
-        target = folder / place
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        shutil.copyfile(_SCRIPTS / script, target)
-        target.chmod(0o755)
-
-
-def _only(folder: Path, pattern: str) -> Path:
-    found = list(folder.glob(pattern))
-    if len(found) != 1:
-        raise LabError(f"expected one {pattern} in the kernel package, found {len(found)}")
-    return found[0]
-
-
-def _first(folder: Path, names: Iterable[str]) -> Path:
-    for name in names:
-        if os.path.lexists(folder / name):
-            return folder / name
-    raise LabError(f"the busybox package has none of {', '.join(names)}")

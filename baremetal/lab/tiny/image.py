@@ -40,13 +40,17 @@ HOST_TOOLS = {
 
 @dataclass(frozen=True, slots=True)
 class BootFiles:
-    """What goes into the boot partition; `mbr_code` is syslinux's, `shim` and `grub` are the signed ones."""
+    """What goes into the boot partition; `mbr_code` is syslinux's, `shim` and `grub` are the signed ones.
+
+    `efi` is how the names of the architecture's UEFI programs end; without `mbr_code` it has no BIOS.
+    """
 
     kernel: Path
     initrd: Path
+    efi: str
     shim: Path
     grub: Path
-    mbr_code: Path
+    mbr_code: Path | None
     cmdline: str
 
     def files(self) -> tuple[Path, ...]:
@@ -71,7 +75,8 @@ def write_image(target: Path, boot: BootFiles, root: Path, work: Path) -> None:
     root_start = _BOOT_START + boot_bytes
     table = _partition(_BOOT_START, boot_bytes, _TYPE_ESP, active=True)
     table += _partition(root_start, root_bytes, _TYPE_LINUX, active=False)
-    code = boot.mbr_code.read_bytes()[:_MBR_CODE_BYTES].ljust(_MBR_CODE_BYTES, b"\0")
+    mbr_code = boot.mbr_code.read_bytes() if boot.mbr_code else b""
+    code = mbr_code[:_MBR_CODE_BYTES].ljust(_MBR_CODE_BYTES, b"\0")
     with target.open("wb") as image:
         image.write(code + b"tiny\0\0" + table.ljust(64, b"\0") + b"\x55\xaa")
         image.truncate(root_start + root_bytes)
@@ -119,15 +124,16 @@ def _fill_boot_partition(image: Path, boot: BootFiles, size: int, work: Path) ->
     grub_config.write_text(
         f"set timeout=0\nmenuentry tiny {{\n  linux /vmlinuz {boot.cmdline}\n  initrd /initrd\n}}\n"
     )
-    _run(["syslinux", "--install", "--offset", str(_BOOT_START), str(image)])
+    if boot.mbr_code:
+        _run(["syslinux", "--install", "--offset", str(_BOOT_START), str(image)])
     drive = f"{image}@@{_BOOT_START}"
     _run(["mmd", "-i", drive, "::/EFI", "::/EFI/BOOT", "::/EFI/debian"])
     for source, name in (
         (boot.kernel, "vmlinuz"),
         (boot.initrd, "initrd"),
         (syslinux_config, "syslinux.cfg"),
-        (boot.shim, "EFI/BOOT/BOOTX64.EFI"),
-        (boot.grub, "EFI/BOOT/grubx64.efi"),
+        (boot.shim, f"EFI/BOOT/BOOT{boot.efi.upper()}.EFI"),
+        (boot.grub, f"EFI/BOOT/grub{boot.efi}.efi"),
         (grub_config, "EFI/debian/grub.cfg"),
     ):
         _run(["mcopy", "-i", drive, str(source), f"::/{name}"])

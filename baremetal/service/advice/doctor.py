@@ -204,7 +204,7 @@ class Doctor:
         for name in self._profiles.names():
             offer = self._profiles.offer(name)
             try:
-                self._profiles.check_media(offer)
+                self._profiles.check_fetched(offer)
             except BaremetalError as error:
                 # A profile that nobody uses needs no media; deploying it is refused with the same words.
                 found.append(Finding(f"profile {name}", None, str(error), error.code, error.fix or ""))

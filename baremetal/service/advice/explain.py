@@ -107,12 +107,14 @@ class Explain:
         """Say what a server (by name, id or MAC) would be told now, and why. A stranger's MAC is explained too."""
         record, mac = self._find(subject)
         answer = choose_answer(record.life if record is not None else None)
-        address, uuid = (record.facts.ip, machine_uuid(record.facts.uuid)) if record is not None else ("", "")
+        facts = record.facts if record is not None else None
+        address, uuid, arch = (facts.ip, facts.uuid, facts.arch) if facts is not None else ("", "", "x86_64")
+        uuid = machine_uuid(uuid)
         base = self._segments.base(address) or self._base
         guide = Guide(self._loaders, base)
         scripts: dict[Loader, str] = {}
         paths = []
-        for way in ways(mac, address, uuid):
+        for way in ways(mac, address, uuid, arch):
             if way.loader not in scripts:
                 scripts[way.loader] = self._script(record, answer, way.loader)
             paths.append(

@@ -27,41 +27,51 @@ class Way:
     loader: Loader
     names: tuple[str, ...]
     http: bool = False
+    bios: bool = False
     note: str = ""
     passed: frozenset[str] = field(default_factory=frozenset)
 
 
-def ways(mac: str, address: str, uuid: str) -> list[Way]:
-    """List the ways of a machine with this MAC, address and UUID; either of the latter may be unknown."""
+def ways(mac: str, address: str, uuid: str, arch: str = "x86_64") -> list[Way]:
+    """List the ways of a machine with this MAC, address and UUID; either of the latter may be unknown.
+
+    Only x86 has BIOS, and only there UEFI programs go without the architecture in their names.
+    """
+    arm64 = arch == "arm64"
+    ipxe_efi, snponly, efi = (
+        ("ipxe-arm64.efi", "snponly-arm64.efi", "aa64") if arm64 else ("ipxe.efi", "snponly.efi", "x64")
+    )
     hint = (
         "" if address else "between MAC and the last name it asks by its address, which is not known here; "
     )
     revoked = ("revocations_sku.efi", "revocations_sbat.efi", "shim_certificate_0.efi")
-    shim = ("bootx64.efi", *revoked, "grubx64.efi")
+    shim = (f"boot{efi}.efi", *revoked, f"grub{efi}.efi")
     signed = "GRUB is signed by Debian, never asks per MAC by itself, and has no HTTP: kernel and initrd come by TFTP"
-    return [
+    every = [
         Way("iPXE", Loader.IPXE, ("boot.ipxe", f"ipxe?mac={mac}"), http=True,
             note="iPXE in the NIC, or chained: DHCP must tell it apart (option 175), or it loads itself for ever"),
         Way("BIOS, iPXE from TFTP", Loader.IPXE, ("undionly.kpxe", "boot.ipxe", f"ipxe?mac={mac}"), http=True,
-            note="the first by TFTP, the rest by HTTP"),
-        Way("UEFI, iPXE from TFTP", Loader.IPXE, ("ipxe.efi", "boot.ipxe", f"ipxe?mac={mac}"), http=True,
-            note="the first by TFTP, the rest by HTTP; snponly.efi where ipxe.efi has no driver for the NIC"),
+            bios=True, note="the first by TFTP, the rest by HTTP"),
+        Way("UEFI, iPXE from TFTP", Loader.IPXE, (ipxe_efi, "boot.ipxe", f"ipxe?mac={mac}"), http=True,
+            note=f"the first by TFTP, the rest by HTTP; {snponly} where {ipxe_efi} has no driver for the NIC"),
         Way("BIOS, pxelinux", Loader.PXELINUX,
-            ("pxelinux.0", "ldlinux.c32", *pxelinux.lookups(mac, address, uuid)), note=f"{hint}all by TFTP"),
+            ("pxelinux.0", "ldlinux.c32", *pxelinux.lookups(mac, address, uuid)), bios=True,
+            note=f"{hint}all by TFTP"),
         Way("BIOS, lpxelinux", Loader.LPXELINUX,
-            ("lpxelinux.0", "ldlinux.c32", *pxelinux.lookups(mac, address, uuid)), http=True,
+            ("lpxelinux.0", "ldlinux.c32", *pxelinux.lookups(mac, address, uuid)), http=True, bios=True,
             note=f"{hint}DHCP option 210 (path prefix) sends it to HTTP"),
         Way("UEFI, shim and Debian's GRUB", Loader.GRUB,
-            (*shim, *(name.lstrip("/") for name in grub.debian_lookups(mac))), note=f"all by TFTP; {signed}",
+            (*shim, *(name.lstrip("/") for name in grub.debian_lookups(mac, arch))), note=f"all by TFTP; {signed}",
             passed=frozenset(revoked)),
         Way("UEFI, shim and Red Hat's GRUB", Loader.GRUB,
             (*shim, *(name.lstrip("/") for name in grub.lookups(mac, address))), passed=frozenset(revoked),
             note=f"{hint}all by TFTP, beside the folder that GRUB came from"),
-        Way("UEFI HTTP boot", Loader.IPXE, ("loaders/ipxe.efi", "boot.ipxe", f"ipxe?mac={mac}"), http=True,
+        Way("UEFI HTTP boot", Loader.IPXE, (f"loaders/{ipxe_efi}", "boot.ipxe", f"ipxe?mac={mac}"), http=True,
             note="not with Debian's signed GRUB: it has no HTTP, and would look for its files by TFTP"),
         Way("scripts of the founding systems", Loader.IPXE, tuple(ipxe.founding_lookups(mac, uuid)), http=True,
             note="whichever of these a script of yours chains to"),
     ]  # fmt: skip
+    return [way for way in every if not (arm64 and way.bios)]
 
 
 class Guide:
@@ -112,5 +122,5 @@ class Guide:
         return "missing: " + next(iter(fixes), "not found")
 
     def _place(self, way: Way, name: str) -> str:
-        chained = name in ("undionly.kpxe", "ipxe.efi", "lpxelinux.0")
+        chained = name in ("undionly.kpxe", "ipxe.efi", "ipxe-arm64.efi", "lpxelinux.0")
         return f"{self._base}/{name}" if way.http and not chained else f"tftp:{name}"

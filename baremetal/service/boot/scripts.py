@@ -149,7 +149,7 @@ class Scripts(Part):
             return Served("")
         try:
             recipe = self._recipe(record.id, answer.run)
-            manner = manner_of(record, look.machine.loader)
+            manner = manner_of(record, look.machine.loader, look.machine.mac)
             return Served(self._kitchen.script(recipe, record.id, answer.run, look.machine.base, manner))
         except Unavailable:
             return Served(self._wait(look.machine), final=True)

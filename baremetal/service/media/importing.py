@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -21,7 +23,7 @@ from baremetal.media import checksums
 from baremetal.media.detect import detect
 from baremetal.media.finding import Finding, Listing, wanted
 from baremetal.media.iso import open_source
-from baremetal.media.shelf import Record, Shelf
+from baremetal.media.shelf import Record, Shelf, cannot_write
 from baremetal.media.tree import (
     CHUNK,
     Kind,
@@ -97,12 +99,17 @@ class MediaImport:
             check_members(source)
             texts = _texts(source)
             finding = detect(Listing(_paths(source), texts), as_distro)
-            warnings = [*check_known(finding, source.name), *check_fit(finding, set(_paths(source)), needs)]
+            there = set(_paths(source))
+            whole_too = _wanted_whole(path, finding, needs, there)
+            there.update(whole_too)
+            warnings = [*check_known(finding, source.name), *check_fit(finding, there, needs)]
             with self._shelf.work():
                 self._check_place(media, path, replace)
-                self._shelf.check_room(_room(source))
+                self._shelf.check_room(_room(source) + (path.stat().st_size if whole_too else 0))
                 with self._shelf.temporary() as folder:
                     size, files = unpack(source, folder, progress)
+                    size += _keep_whole(path, folder, whole_too)
+                    files += len(whole_too)
                     record = _record(finding, folder, texts, source, whole, size, files, self._now())
                     _check_boots(folder, needs, texts)
                     replaced = (self._shelf.root / media).exists()
@@ -229,6 +236,33 @@ def _paths(source: Source) -> tuple[str, ...]:
 def _room(source: Source) -> int:
     """Return what the tree takes on a disk, at most: bytes, the unused end of each last block, names."""
     return bytes_in(source.members) + 2 * _BLOCK * len(source.members) + (1 << 20)
+
+
+def _wanted_whole(
+    path: Path, finding: Finding, needs: Sequence[Need], there: AbstractSet[str]
+) -> tuple[str, ...]:
+    """Return the names under which installers fetch the image itself: Ubuntu's live system does."""
+    if path.is_dir() or finding.family != "autoinstall":
+        return ()
+    names = {need.beside for need in needs if need.family == finding.family}
+    return tuple(sorted(name for name in names - there if name and ".." not in name.split("/")))
+
+
+def _keep_whole(path: Path, folder: Path, names: Sequence[str]) -> int:
+    """Put a copy of the image beside what was unpacked, under all these names; returns its bytes, 0 without a name."""
+    if not names:
+        return 0
+    first, *others = (folder / name for name in names)
+    try:
+        first.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("rb") as image, first.open("xb") as copy:  # x: follows no link that was unpacked
+            shutil.copyfileobj(image, copy, CHUNK)
+        for other in others:
+            other.parent.mkdir(parents=True, exist_ok=True)
+            os.link(first, other)
+    except OSError as error:
+        raise cannot_write(first, error) from error
+    return first.stat().st_size
 
 
 def _record(

@@ -19,14 +19,14 @@ def local_script(record: ServerRecord | None, reason: str, loader: Loader = Load
     return local_text(manner_of(record, loader), reason, _local_menu(record))
 
 
-def manner_of(record: ServerRecord | None, loader: Loader) -> Manner:
-    """Say how a server is spoken to by a loader, after its quirks."""
+def manner_of(record: ServerRecord | None, loader: Loader, nic: str = "") -> Manner:
+    """Say how a server is spoken to by a loader, after its quirks. `nic`: the MAC that asks, if it told one."""
     if record is None:
         return Manner(loader)
     facts = record.facts
     word, _, url = (quirk(facts, "local_boot") or "").partition(":")
     local = LocalBoot(LocalBootMethod(word) if word else None, url or None)
-    return Manner(loader, local, quirk(facts, "grub"), quirk(facts, "grub_media"))
+    return Manner(loader, local, quirk(facts, "grub"), quirk(facts, "grub_media"), nic)
 
 
 def _local_menu(record: ServerRecord | None) -> Menu | None:

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from baremetal.errors import LabError
+from baremetal.lab.architecture import Architecture
 from baremetal.lab.firmware import Firmware, find_firmware
 from baremetal.lab.machine import MachineSpec, VirtualDisk, boot_indexes, command_line
 from baremetal.lifecycle.model import BootDevice, BootMode
@@ -15,6 +16,7 @@ from baremetal.sim.chassis import OWN_ORDER, BootOrder
 
 BIOS = Firmware(Path("/bin/qemu"), Path("/rom"))
 UEFI = Firmware(Path("/bin/qemu"), Path("/rom"), Path("/code"), Path("/variables"))
+ARM64 = Firmware(Path("/bin/qemu"), None, Path("/code"), Path("/variables"))
 
 
 def spec(directory: Path, **changes: object) -> MachineSpec:
@@ -102,3 +104,23 @@ def test_secure_boot_keeps_its_variables_from_the_guest(tmp_path: Path) -> None:
     assert "-global driver=cfi.pflash01,property=secure,value=on" in line
     with pytest.raises(LabError, match="part of UEFI"):
         find_firmware(BootMode.BIOS, secure_boot=True)
+
+
+def test_arm64_is_another_board_whose_firmware_netboots_by_itself(tmp_path: Path) -> None:
+    made = spec(tmp_path, boot_mode=BootMode.UEFI, architecture=Architecture.ARM64)
+    words = command_line(made, ARM64, BootOrder(BootDevice.PXE), 3, 4)
+    line = " ".join(words)
+    assert "-machine virt -cpu cortex-a57" in line
+    assert "readonly=on,file=/code" in line
+    (nic,) = [word for word in words if word.startswith("virtio-net-pci,")]
+    assert nic.endswith(",romfile=,bootindex=0")
+
+
+def test_arm64_names_its_own_packages_and_what_it_has_not(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="qemu-system-aarch64") as caught:
+        find_firmware(BootMode.UEFI, {"PATH": str(tmp_path)}, architecture=Architecture.ARM64)
+    assert "qemu-system-arm" in str(caught.value.fix)
+    with pytest.raises(LabError, match="boots by UEFI"):
+        find_firmware(BootMode.BIOS, architecture=Architecture.ARM64)
+    with pytest.raises(LabError, match="without Secure Boot"):
+        find_firmware(BootMode.UEFI, architecture=Architecture.ARM64, secure_boot=True)

@@ -12,6 +12,7 @@ import pytest
 
 from baremetal.errors import LabError
 from baremetal.lab import rack as rack_module
+from baremetal.lab.architecture import Architecture
 from baremetal.lab.firmware import Firmware
 from baremetal.lab.process import end, is_running, read_pid
 from baremetal.lab.rack import Rack, available
@@ -41,6 +42,17 @@ def test_state_file_says_the_same_servers_again(tmp_path: Path) -> None:
     assert rack.password not in (rack.directory / STATE).read_text()
     rack.down()
     assert not rack.directory.exists()
+
+
+@pytest.mark.usefixtures("_no_process")
+def test_a_rack_of_one_architecture_is_not_taken_for_one_of_another(tmp_path: Path) -> None:
+    rack = Rack(tmp_path / "rack")
+    (server,) = rack.up(boot_mode="uefi", architecture=Architecture.ARM64, boot_url=URL)
+    assert read_state(rack.directory) == [server]
+    assert server.machine().architecture is Architecture.ARM64
+    with pytest.raises(LabError, match="another rack") as caught:
+        rack.up(boot_mode="uefi", boot_url=URL)
+    assert caught.value.seen == f"r1 uefi arm64 {URL}"
 
 
 @pytest.mark.usefixtures("_no_process")

@@ -99,7 +99,7 @@ def test_apt_is_asked_once_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_an_unknown_package_is_refused_before_anything_is_fetched() -> None:
     with pytest.raises(LabError):
-        packages.locate(["no-such-package-in-any-suite"])
+        packages.Apt().locate(["no-such-package-in-any-suite"])
 
 
 def test_every_way_to_fail_is_documented_and_known_to_the_scripts() -> None:

@@ -147,11 +147,28 @@ def test_windows_is_imported_and_waits_for_wimboot(media: MediaImport, root: Pat
     assert media.add("windows2022", tree).warnings == ()
 
 
-def test_ubuntus_live_system_needs_its_whole_image_too(media: MediaImport, tmp_path: Path) -> None:
-    added = media.add("noble", make_iso(skeleton.LIVE_SERVER, tmp_path / "noble.iso"))
+def test_ubuntus_live_system_needs_its_whole_image_too(
+    media: MediaImport, root: Path, tmp_path: Path
+) -> None:
+    """Which is kept beside what was unpacked; an unpacked folder has none, and that is said."""
+    image = make_iso(skeleton.LIVE_SERVER, tmp_path / "ubuntu-24.04.2-live-server-amd64.iso")
+    added = media.add("noble", image)
+    assert added.warnings == ()
+    assert (root / "noble/noble.iso").read_bytes() == image.read_bytes()
+    assert added.record.bytes > image.stat().st_size
+    added = media.add("noble", lay_out(skeleton.LIVE_SERVER, tmp_path / "unpacked"))
     assert added.warnings == (
         "profile noble needs noble.iso too, which is not on it: put it into media/noble/",
     )
+    assert not (root / "noble/noble.iso").exists()
+
+
+def test_a_link_on_the_medium_by_the_images_name_is_not_written_through(
+    media: MediaImport, root: Path, tmp_path: Path
+) -> None:
+    links = {"noble.iso": "casper/vmlinuz"}
+    media.add("noble", make_iso(skeleton.LIVE_SERVER, tmp_path / "image.iso", links=links))
+    assert (root / "noble/casper/vmlinuz").read_bytes() == skeleton.LIVE_SERVER["casper/vmlinuz"]
 
 
 def test_new_media_replace_old_ones(media: MediaImport, rocky: Path, root: Path, tmp_path: Path) -> None:

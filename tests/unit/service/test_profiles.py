@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from baremetal.errors import MediaMissing
+from baremetal.netboot.context import ServerFacts
 from baremetal.netboot.lint import checkers
 from baremetal.netboot.lint.samples import SAMPLE_SERVER
 from baremetal.netboot.templates import Templates
@@ -17,6 +18,7 @@ from baremetal.service.profiles import Offer, Profiles
 from baremetal.service.recipe import Kitchen
 from tests.unit.netboot.shipped import shipped
 
+SERVER = ServerFacts("0" * 32, "r1", ("52:54:00:00:00:01",), "52:54:00:00:00:01")
 BOOT_CFG = "kernel=/b.b00\nmodules=/jumpstrt.gz --- /s.v00\n"
 
 
@@ -59,6 +61,45 @@ def test_all_that_a_machine_boots_must_be_there(
     put(tmp_path / "media" / name, files[0])
     profiles.check_media(profiles.offer(name))
     assert profiles.briefs()[0]["media_ready"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "boots", "fetched"),
+    [
+        ("ubuntu2404", ["casper/vmlinuz", "casper/initrd"], "ubuntu-24.04-live-server-amd64.iso"),
+        ("fcos", ["vmlinuz", "initramfs.img"], "rootfs.img"),
+    ],
+)
+def test_what_an_installer_fetches_from_us_must_be_there(
+    offered: Callable[..., Profiles], tmp_path: Path, name: str, boots: list[str], fetched: str
+) -> None:
+    profiles = offered(name)
+    offer = profiles.offer(name)
+    put(tmp_path / "media" / name, *boots)
+    profiles.check_media(offer)
+    with pytest.raises(MediaMissing, match=rf"{name}/{fetched} missing, which its installer fetches"):
+        profiles.check_fetched(offer)
+    assert profiles.show(name)["media_ready"] is False
+    recipe = profiles.recipe(offer, SERVER, {}, {"disk": "serial=S1"})
+    assert [error.code for error in profiles.check(recipe, 3)] == ["BM202"]
+    put(tmp_path / "media" / name, fetched)
+    profiles.check_fetched(offer)
+    assert profiles.check(recipe, 3) == []
+    assert profiles.show(name)["media_ready"] is True
+
+
+def test_a_file_that_a_server_is_sent_to_must_be_there(
+    offered: Callable[..., Profiles], tmp_path: Path
+) -> None:
+    """By its own variables: another server's deploy of the same profile is not concerned."""
+    profiles = offered("ubuntu2404")
+    offer = profiles.offer("ubuntu2404")
+    put(tmp_path / "media" / "ubuntu2404", "casper/vmlinuz", "casper/initrd", "own.iso")
+    assert (
+        profiles.check(profiles.recipe(offer, SERVER, {}, {"disk": "serial=S1", "iso": "own.iso"}), 1) == []
+    )
+    (problem,) = profiles.check(profiles.recipe(offer, SERVER, {"iso": "typo.iso"}, {"disk": "serial=S1"}), 1)
+    assert "ubuntu2404/typo.iso missing" in str(problem)
 
 
 def test_esxi_repeats_what_its_medium_boots(offered: Callable[..., Profiles], tmp_path: Path) -> None:
