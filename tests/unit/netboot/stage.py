@@ -137,6 +137,11 @@ def office() -> Iterator[Office]:
         server.server_close()
 
 
+FC = "pci0000:00/0000:00:03.0/host1/rport-1:0-0/target1:0:0/1:0:0:1"
+ISCSI = "platform/host3/session1/target3:0:0/3:0:0:1"
+"""Where the kernel shows disks that lie in a storage network."""
+
+
 def section(text: str, name: str) -> str:
     """Cut a script section out of a rendered kickstart."""
     found = re.search(rf"^%{name}[^\n]*\n(.*?)^%end$", text, re.S | re.M)
@@ -174,6 +179,14 @@ class Machine:
             {"size": str(sectors), "removable": "0", "ro": "0", "queue__rotational": "0"} | files
         ).items():
             self.write(f"sys/block/{name}/{file.replace('__', '/')}", text)
+        return self
+
+    def through(self, name: str, where: str) -> Machine:
+        """Put a disk where the kernel shows one that it has through a transport; the block folder then has a link."""
+        block, real = self.folder / "sys/block" / name, self.folder / "sys/devices" / where / "block" / name
+        real.parent.mkdir(parents=True, exist_ok=True)
+        block.rename(real)
+        block.symlink_to(real)
         return self
 
     def run(self, script: str, **environment: str) -> subprocess.CompletedProcess[str]:

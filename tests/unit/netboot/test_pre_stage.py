@@ -14,7 +14,7 @@ import pytest
 from baremetal.netboot.context import ServerFacts
 from baremetal.netboot.render import render_answer
 from tests.unit.netboot.sample import SERVER, context, frozen
-from tests.unit.netboot.stage import OFF, SHELLS, Machine, Office, disks_of, office, section
+from tests.unit.netboot.stage import FC, ISCSI, OFF, SHELLS, Machine, Office, disks_of, office, section
 
 pytestmark = pytest.mark.slow
 
@@ -111,6 +111,35 @@ def test_with_go_the_include_names_the_one_disk(machine: Machine, there: Office)
         "partitioning",
     ]
     assert (machine.folder / "tmp/bm-report.sh").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("selector", ["auto", "size>=10G", "rotational=false"])
+@pytest.mark.parametrize("where", [FC, ISCSI, "virtual/nvme-fabrics/ctl/nvme1"])
+def test_a_volume_of_others_is_not_chosen_by_its_size(
+    machine: Machine, there: Office, where: str, selector: str
+) -> None:
+    """A server with a host bus adapter sees the volumes of others, which are no less large and empty than its own."""
+    machine.disk("sda", 20 * GIB).disk("sdb", 400 * GIB, serial="LUN-7").through("sdb", where)
+    machine.disk("nvme1n1", 20 * GIB, device__transport="tcp")
+    done = machine.run(pre(there, disk=selector))
+    assert done.returncode == 0, done.stderr
+    assert "ignoredisk --only-use=sda\n" in (machine.include() or "")
+    assert set(disks_of(there.last("install-started"))) == {"sda", "sdb", "nvme1n1"}
+
+
+def test_a_machine_with_nothing_but_a_volume_of_others_is_refused(machine: Machine, there: Office) -> None:
+    machine.disk("sdb", 400 * GIB, serial="LUN-7").through("sdb", FC)
+    assert machine.run(pre(there, disk="size>=10G")).returncode == OFF
+    assert machine.include() is None
+    told = there.last("install-failed")["message"]
+    assert "BM402 no disk fits" in told
+    assert "serial=LUN-7 wwn=- (in a storage network)" in told
+
+
+def test_a_volume_that_is_named_is_chosen(machine: Machine, there: Office) -> None:
+    machine.disk("sda", 20 * GIB).disk("sdb", 400 * GIB, serial="LUN-7").through("sdb", FC)
+    assert machine.run(pre(there, disk="serial=LUN-7,size>=10G")).returncode == 0
+    assert "ignoredisk --only-use=sdb\n" in (machine.include() or "")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.render import render_answer, render_install_script
 from baremetal.netboot.templates import Templates, freeze
 from tests.unit.netboot.sample import SERVER
-from tests.unit.netboot.stage import SHELLS, Machine, Office, disks_of, office
+from tests.unit.netboot.stage import FC, ISCSI, SHELLS, Machine, Office, disks_of, office
 
 pytestmark = pytest.mark.slow
 
@@ -140,19 +140,6 @@ def test_another_machine_is_not_wiped(machine: Machine, there: Office) -> None:
     assert there.last("wipe-failed")["stage"] == "identity"
 
 
-def in_a_storage_network(machine: Machine, name: str, where: str) -> None:
-    """Put a disk where the kernel shows one that it has through a transport; the block folder then has a link."""
-    block = machine.folder / "sys/block" / name
-    real = machine.folder / "sys/devices" / where / "block" / name
-    real.parent.mkdir(parents=True, exist_ok=True)
-    block.rename(real)
-    block.symlink_to(real)
-
-
-FC = "pci0000:00/0000:00:03.0/host1/rport-1:0-0/target1:0:0/1:0:0:1"
-ISCSI = "platform/host3/session1/target3:0:0/3:0:0:1"
-
-
 @pytest.mark.parametrize("where", [FC, ISCSI, "virtual/nvme-fabrics/ctl/nvme1"])
 def test_a_disk_of_a_storage_network_is_neither_wiped_nor_named_in_go(
     machine: Machine, there: Office, where: str
@@ -162,9 +149,9 @@ def test_a_disk_of_a_storage_network_is_neither_wiped_nor_named_in_go(
     own = [disk(machine, name, size) for name, size in sizes.items()]
     shared = disk(machine, "sdb", MIB)
     before = shared.read_bytes()
-    in_a_storage_network(machine, "sdb", where)
+    machine.through("sdb", where)
     disk(machine, "sdd", MIB, ro="1")  # nor does a read-only one refuse the wipe of the others
-    in_a_storage_network(machine, "sdd", where)
+    machine.through("sdd", where)
     wipe(machine, there)
     assert shared.read_bytes() == before
     assert [path.read_bytes() for path in own] == [bytes(MIB)] * 2
@@ -182,7 +169,7 @@ def test_an_nvme_disk_says_by_which_transport_it_comes(machine: Machine, there: 
 
 def test_where_all_disks_lie_in_a_storage_network_nothing_is_wiped(machine: Machine, there: Office) -> None:
     disk(machine, "sda", MIB)
-    in_a_storage_network(machine, "sda", FC)
+    machine.through("sda", FC)
     wipe(machine, there)
     assert there.signals() == ["wipe-failed"]
     assert "in a storage network: sda" in there.last("wipe-failed")["message"]

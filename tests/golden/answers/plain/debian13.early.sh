@@ -150,7 +150,16 @@ bm_property() { # NAME DISK ; what udev knows, where there is udev
     bm_value=$(udevadm info --query=property --name="/dev/$2" 2>/dev/null | sed -n "s/^$1=//p" | tr -cd 'A-Za-z0-9._:+-')
 }
 
+bm_is_elsewhere() { # whether this disk lies behind Fibre Channel, iSCSI or NVMe over a network: others may live on it
+    bm_read "$1/device/transport"
+    case $bm_value in tcp | rdma | fc | loop) return 0 ;; esac
+    case $(readlink -f "$1") in */rport-* | */session[0-9]* | */nvme-fabrics/*) return 0 ;; esac
+    return 1
+}
+
 bm_fits() { # whether the disk in bm_name, bm_serial, … meets every term of the selector
+    # A disk of a storage network is meant only by who names it.
+    case ,$BM_SELECTOR in *,serial=* | *,wwn=* | *,path=*) ;; *) [ -z "$bm_away" ] || return 1 ;; esac
     bm_terms=$BM_SELECTOR
     while [ -n "$bm_terms" ]; do
         bm_term=${bm_terms%%,*}
@@ -198,7 +207,9 @@ bm_list_disks() { # BM_DISKS: JSON of all; BM_SEEN: the same for people; BM_FITT
         bm_rotational=$bm_value
         case $bm_rotational in 1) bm_word=true ;; 0) bm_word=false ;; *) bm_word=null ;; esac
         BM_DISKS="$BM_DISKS,{\"name\":\"$bm_name\",\"serial\":\"$bm_serial\",\"wwn\":\"$bm_wwn\",\"size\":$bm_size,\"rotational\":$bm_word}"
-        BM_SEEN="$BM_SEEN; $bm_name size=$bm_size serial=${bm_serial:--} wwn=${bm_wwn:--}"
+        bm_away=''
+        ! bm_is_elsewhere "$bm_dir" || bm_away=' (in a storage network)'
+        BM_SEEN="$BM_SEEN; $bm_name size=$bm_size serial=${bm_serial:--} wwn=${bm_wwn:--}$bm_away"
         if bm_fits; then BM_FITTING="$BM_FITTING $bm_name"; fi
     done
     BM_DISKS="[${BM_DISKS#,}]" BM_SEEN=${BM_SEEN#; } BM_FITTING=${BM_FITTING# }
