@@ -31,6 +31,7 @@ class Target(StrEnum):
     OPENWRT = "openwrt"
     H3C = "h3c"
     SYNOLOGY = "synology"
+    TFTP = "tftp"
     NGINX = "nginx"
     SYSTEMD = "systemd"
 
@@ -60,7 +61,8 @@ def print_config(
     """Print the settings of another program, right for this installation's addresses.
 
     For a DHCP server of your own (dnsmasq, isc, kea, routeros, openwrt, h3c, synology), for nginx in front of the boot
-    app, or the unit for systemd. docs/dhcp.md says which mode is for whom.
+    app, a script that fills the folder of a TFTP server of your own, or the unit for systemd. docs/dhcp.md says which
+    mode is for whom.
     """
     from baremetal.config import load, split_listen
     from baremetal.config.segments import network

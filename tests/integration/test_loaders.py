@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from baremetal.netboot import grub, pxelinux
+from baremetal.netboot.dhcp.offer import Mode, Network, Segment
 from baremetal.netboot.lookup import swap_uuid
+from baremetal.netboot.scripts import boot_script
+from baremetal.service.advice.print_config import Site
+from baremetal.service.advice.print_config import text as print_config
 from tests.integration.conftest import MAC, Service, running
 
 HYPHENS = MAC.replace(":", "-")
@@ -168,6 +174,38 @@ def test_the_founding_systems_scripts_find_theirs(service: Service) -> None:
     assert f"set base-url {service.boot_url}\n" in settings
     assert f"set boot-url {service.boot_url}\n" in settings
     assert "chain" not in settings
+
+
+def test_a_tftp_folder_of_the_operators_own_is_filled(service: Service, tmp_path: Path) -> None:
+    """By the printed script, run where that server is: what is static, from us, by HTTP."""
+    url = str(service.machine.base_url).rstrip("/")
+    folder = service.folder / "data" / "loaders"
+    folder.mkdir(exist_ok=True)
+    for name in ("undionly.kpxe", "ipxe.efi"):
+        (folder / name).write_bytes(name.encode())
+    first = ipaddress.IPv4Address("127.0.0.9")
+    loopback = ipaddress.IPv4Network("127.0.0.0/8")
+
+    def fill(base: str) -> subprocess.CompletedProcess[str]:
+        segment = Segment("lab", loopback, first, None, "lo", base, "127.0.0.1", f"{base}/boot.ipxe")
+        script = print_config("tftp", Site(Network(Mode.EXTERNAL, (segment,)), is_placed=False))
+        return subprocess.run(
+            ["sh", "-s", str(tmp_path / "tftp root")],
+            input=script, capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+
+    done = fill(url)
+    assert done.returncode == 0, done.stderr
+    assert "not there: ipxe-arm64.efi. Needed only" in done.stderr
+    assert fill("http://127.0.0.1:9").returncode == 1, "nobody answers, and nothing is lost"
+    filled = {path.name: path.read_bytes() for path in (tmp_path / "tftp root").iterdir()}
+    script = boot_script(url).encode()
+    assert filled == {
+        "undionly.kpxe": b"undionly.kpxe",
+        "ipxe.efi": b"ipxe.efi",
+        "boot.ipxe": script,
+        "autoexec.ipxe": script,
+    }
 
 
 def test_loaders_of_the_data_directory_are_served_under_every_spelling(service: Service) -> None:

@@ -21,6 +21,10 @@ from baremetal.netboot.dhcp.offer import HTTP, INSTALLER, PATH_PREFIX, Host, Mod
 from baremetal.netboot.render import render_text
 from baremetal.netboot.templates import Templates
 
+# They ask for nothing else by TFTP; pxelinux and GRUB come back for answers that are computed.
+_GO_ON: Final = frozenset(
+    ("undionly.kpxe", "ipxe.pxe", "ipxe.efi", "snponly.efi", "ipxe-arm64.efi", "snponly-arm64.efi")
+)
 _PATH = re.compile(r"/[A-Za-z0-9/_.+~@=-]*\Z")
 
 
@@ -262,6 +266,29 @@ def _kea_subnet(number: int, segment: Segment, hosts: list[dict[str, str]]) -> d
     return subnet
 
 
+def _tftp(site: Site) -> str:
+    """Write the script that fills another machine's TFTP folder: what is static, and nothing that is computed."""
+    segment = site.network.segments[0]
+    named = dict.fromkeys(
+        loader
+        for one in site.network.segments
+        for loader in (one.loader_bios, one.loader_uefi, one.loader_arm64)
+    )
+    loaders = [name for name in named if name.lower() in _GO_ON]
+    if not loaders:
+        raise Invalid(
+            "only iPXE can begin at another TFTP server",
+            code="BM306",
+            seen=", ".join(named),
+            fix="name an iPXE as loader_bios or loader_uefi, or serve TFTP by [tftp] listen",
+        )
+    files = [[segment.loader_url(name), name] for name in loaders]
+    # What builds of iPXE look for beside themselves, and what a DHCP server that knows no URLs may name.
+    files += [[f"{segment.base}/boot.ipxe", name] for name in ("boot.ipxe", "autoexec.ipxe")]
+    text = Templates.with_own().text("configs/tftp.sh.j2")
+    return render_text(text, "configs/tftp.sh.j2", {"files": files})
+
+
 TARGETS: Final[Mapping[str, Callable[[Site], str]]] = {
     "dnsmasq": _dnsmasq,
     "isc": partial(_rendered, "isc.conf.j2"),
@@ -270,6 +297,7 @@ TARGETS: Final[Mapping[str, Callable[[Site], str]]] = {
     "openwrt": partial(_rendered, "openwrt.sh.j2"),
     "h3c": partial(_rendered, "h3c.txt.j2"),
     "synology": partial(_rendered, "synology.txt.j2"),
+    "tftp": _tftp,
     "nginx": partial(_rendered, "nginx.conf.j2"),
     "systemd": partial(_rendered, "baremetal.service.j2"),
 }

@@ -36,6 +36,7 @@ NAMES = {
     "openwrt": "openwrt.sh",
     "h3c": "h3c.txt",
     "synology": "synology.txt",
+    "tftp": "tftp.sh",
     "nginx": "nginx.conf",
     "systemd": "baremetal.service",
 }
@@ -83,6 +84,18 @@ def test_without_subnets_isc_gets_lines_for_its_own() -> None:
     written = text("isc", dataclasses.replace(SITE, is_placed=False, network=network(Mode.EXTERNAL)))
     assert "subnet 10" not in written
     assert 'filename "ipxe.efi";' in written
+
+
+def test_only_ipxe_begins_at_another_tftp_server() -> None:
+    placed = network(Mode.EXTERNAL)
+    others = [
+        dataclasses.replace(
+            one, loader_bios="pxelinux.0", loader_uefi="shimx64.efi", loader_arm64="bootaa64.efi"
+        )
+        for one in placed.segments
+    ]
+    with pytest.raises(Invalid, match="only iPXE can begin"):
+        text("tftp", dataclasses.replace(SITE, network=dataclasses.replace(placed, segments=tuple(others))))
 
 
 def test_paths_that_could_be_read_as_something_else_are_refused() -> None:
