@@ -54,8 +54,7 @@ def _is_asked(uuid: str) -> bool:
     It reads the version where RFC 4122 §4.1.3 has it, but in bytes that lie the other way round, and passes over
     versions 0 and 15: that is one of eight random UUIDs. Measured with 6.04.
     """
-    _, _, version, *_ = uuid.split("-") if uuid else ("", "", "0")
-    return version[0] not in "0f"
+    return bool(uuid) and uuid.split("-")[2][0] not in "0f"
 
 
 def own_name(key: str) -> str:

@@ -6,6 +6,7 @@ states.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -172,7 +173,8 @@ class Profiles:
         """Say what rendered texts send the machine to and is not there; None while even what it boots is not."""
         below = f"{self._base}/media/{media_reference(recipe.server.name, run)}"
         named = {path for file in files for path in fetched(file["text"], below)}
-        missing = sorted(path for path in named if not (self._media / path).exists())
+        # os.path: a name that no file can have is not there, and is no error
+        missing = sorted(path for path in named if not os.path.exists(self._media / path))
         boots = {f"{recipe.media}/{path}" for path in recipe.profile.media_files}
         if not missing or boots & set(missing):
             return None

@@ -7,7 +7,8 @@ from baremetal.netboot.tftp.ask import Told, ask
 from baremetal.netboot.tftp.clients import Limits
 from baremetal.netboot.tftp.content import Content, FileContent
 from baremetal.netboot.tftp.names import is_harmless
-from baremetal.netboot.tftp.server import PORT, Request, Resolve, Seen, TftpServer
+from baremetal.netboot.tftp.packets import PORT
+from baremetal.netboot.tftp.server import Request, Resolve, Seen, TftpServer
 from baremetal.netboot.tftp.sockets import bind
 from baremetal.netboot.tftp.transfer import Outcome, Patience
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
-from baremetal.netboot.tftp.packets import DATA, ERROR, HEADER, Fault, error, said_size
+from baremetal.netboot.tftp.packets import DATA, ERROR, HEADER, OACK, PORT, Fault, error, said_size
 
-PORT = 69
-_OACK = 6
 _WAIT_S = 1.0
 _TRIES = 2
 
@@ -54,6 +52,6 @@ def _read(data: bytes, sock: socket.socket, peer: tuple[str, int]) -> Told:
         text = "".join(char for char in text[:80] if " " <= char <= "~")
         return Told(False, why=text or ("file not found" if code == Fault.NOT_FOUND else f"error {code}"))
     sock.sendto(error(Fault.OPTION, "only asked whether it is there"), peer)
-    if kind == _OACK:
+    if kind == OACK:
         return Told(True, said_size(data))
     return Told(True) if kind == DATA else Told(None, why="its answer is no TFTP")

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-DATA, ACK, ERROR = 3, 4, 5
+PORT = 69
+DATA, ACK, ERROR, OACK = 3, 4, 5, 6
 HEADER = struct.Struct("!HH")
 DEFAULT_BLOCK = 512
 _MODES = ("octet", "netascii")

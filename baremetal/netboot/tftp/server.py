@@ -46,7 +46,6 @@ from baremetal.netboot.tftp.transfer import Outcome, Transfer
 
 log = telemetry.logger(__name__)
 
-PORT = 69
 _AT_ONCE = 32  # datagrams taken from the listening socket before the rest of the loop gets a turn
 _LONGEST = 1024  # bytes of a request; RFC 2347 allows 512
 

@@ -100,6 +100,9 @@ def test_a_file_that_a_server_is_sent_to_must_be_there(
     )
     (problem,) = profiles.check(profiles.recipe(offer, SERVER, {"iso": "typo.iso"}, {"disk": "serial=S1"}), 1)
     assert "ubuntu2404/typo.iso missing" in str(problem)
+    endless = {"iso": "x" * 300 + ".iso"}  # longer than any file system's names
+    (problem,) = profiles.check(profiles.recipe(offer, SERVER, endless, {"disk": "serial=S1"}), 1)
+    assert problem.code == "BM202"
 
 
 def test_esxi_repeats_what_its_medium_boots(offered: Callable[..., Profiles], tmp_path: Path) -> None:
