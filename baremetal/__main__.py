@@ -1,8 +1,4 @@
-"""The entry of both console scripts, `baremetal` and `bml`.
-
-Imports nothing at the top, on purpose: a forkserver child imports this module again before it does anything
-else, and with the web stack in it fifty children took 42 s to start instead of 0.6.
-"""
+"""The entry of both console scripts, `baremetal` and `bml`. Imports nothing before it is called."""
 
 from __future__ import annotations
 

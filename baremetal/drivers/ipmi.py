@@ -204,9 +204,7 @@ class IpmiDriver:
             answer = self._child.ask(("leave",) if self._lent else ("close",), 3.0)
         except BmcError:
             return  # the child is dead, the slot is reaped by the BMC
-        if not self._lent:
-            self._child.close()
-        elif answer[0] != "ok":
+        if not self._lent or answer[0] != "ok":
             self._child.kill()
 
     def _read(self, netfn: int, command: int, data: bytes, *, at_least: int) -> bytes:

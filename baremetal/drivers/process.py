@@ -1,96 +1,151 @@
 """The parent's hold on a child process that may hang: start it, ask it with a deadline, kill it.
 
 Knows pipes and processes; deliberately knows nothing of what is said over them, except for the permit that a write
-needs. Children are forked from a small server process that has `child.py` loaded and nothing else.
+needs. Children are forked from one small process (`nursery.py`), which is started when the first is wanted, and again
+when it has died.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import io
-import multiprocessing
 import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
-from multiprocessing import forkserver, popen_forkserver, reduction, spawn, util
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Pipe
 from typing import Any
 
 from baremetal.drivers.base import Permit
+from baremetal.drivers.nursery import FORK, NUMBER
 from baremetal.errors import BmcError, BmcErrorKind
 
 __all__ = ["Child", "warm"]
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_PRELOAD = ["baremetal.drivers.child", "baremetal.drivers.process"]
-
-# multiprocessing's list of children is not made for threads that start and close processes at once
-_lock = threading.Lock()
+# Forking takes a millisecond, starting the nursery a third of a second; a machine may be very busy.
+_PATIENCE_S = 20.0
 
 
-class _Popen(popen_forkserver.Popen):
-    """Start a child without importing the parent's `__main__` in it.
+class _Nursery:
+    """One nursery process and the socket to it. Not for use by two threads at once."""
 
-    The stock launcher does, and with a web stack in `__main__` fifty children took 42 s instead of 0.6.
-    The body is the standard library's (3.11 to 3.14) but for two lines.
-    """
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.settimeout(_PATIENCE_S)
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "baremetal.drivers.nursery", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                )
+            except BaseException:
+                self._socket.close()
+                raise
 
-    def _launch(self, process_obj: Any) -> None:
-        preparation = spawn.get_preparation_data(process_obj._name)
-        preparation.pop("init_main_from_name", None)
-        preparation.pop("init_main_from_path", None)
-        buffer = io.BytesIO()
-        multiprocessing.context.set_spawning_popen(self)
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def fork(self, pipe: int) -> int:
+        """Fork a child on this end of a pipe, and return its process id. Raises OSError."""
+        socket.send_fds(self._socket, [FORK], [pipe])
+        return self._answer()
+
+    def end(self, pid: int) -> None:
+        """Kill and reap a child. Raises OSError."""
+        self._socket.send(NUMBER.pack(pid))
+        self._answer()
+
+    def _answer(self) -> int:
+        answer = self._socket.recv(NUMBER.size)
+        if not answer:
+            raise ConnectionResetError("the process that forks children has ended")
+        (pid,) = NUMBER.unpack(answer)
+        if pid < 0:
+            raise OSError(-pid, os.strerror(-pid))
+        return int(pid)
+
+    def close(self) -> None:
+        """Let it go: it leaves by itself when the socket closes. Idempotent."""
+        self._socket.close()
         try:
-            reduction.dump(preparation, buffer)
-            reduction.dump(process_obj, buffer)
-        finally:
-            multiprocessing.context.set_spawning_popen(None)
-        self.sentinel, writer = forkserver.connect_to_new_process(self._fds)  # type: ignore[attr-defined]
-        parent_writer = os.dup(writer)
-        self.finalizer = util.Finalize(self, _close_all, (parent_writer, self.sentinel))
-        with open(writer, "wb", closefd=True) as pipe:
-            pipe.write(buffer.getbuffer())
-        self.pid = forkserver.read_signed(self.sentinel)
+            self._process.wait(2.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
-def _close_all(*descriptors: int) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
+class _Nurseries:
+    """The nursery of this process, one at a time; safe for threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now: _Nursery | None = None
+
+    def warm(self) -> None:
+        with self._lock:
+            self._start()
+
+    def fork(self, pipe: int) -> int:
+        """Fork a child, from a new nursery when the former has died. Raises OSError."""
+        with self._lock:
+            nursery = self._start()
+            try:
+                return nursery.fork(pipe)
+            except (ConnectionError, TimeoutError):
+                self._drop()
+                return self._start().fork(pipe)
+
+    def end(self, pid: int) -> None:
+        """Kill a child. Never raises."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._now is not None:
+                try:
+                    self._now.end(pid)
+                    return
+                except (ConnectionError, TimeoutError):
+                    self._drop()
+            os.kill(pid, signal.SIGKILL)  # it has outlived its nursery
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def _start(self) -> _Nursery:
+        if self._now is None:
+            self._now = _Nursery()
+        return self._now
+
+    def _drop(self) -> None:
+        gone, self._now = self._now, None
+        if gone is not None:
+            gone.close()
 
 
-class _Process(multiprocessing.context.ForkServerProcess):
-    @staticmethod
-    def _Popen(process_obj: Any) -> _Popen:
-        return _Popen(process_obj)
+_nurseries = _Nurseries()
+atexit.register(_nurseries.close)
 
 
 def warm() -> None:
-    """Start the server process that children are forked from, so that the first conversation need not wait for it."""
-    with _lock:
-        _CONTEXT.set_forkserver_preload(_PRELOAD)
-        forkserver.ensure_running()
-
-
-def _enter(pipe: Connection) -> None:
-    from baremetal.drivers import child  # not in the parent: it drags pyghmi in
-
-    child.serve(pipe)
+    """Start the process that children are forked from, so that the first conversation need not wait for it."""
+    _nurseries.warm()
 
 
 class Child:
     """One running child. Not for use by two threads at once. After a missed deadline it is dead."""
 
     def __init__(self) -> None:
-        ours, theirs = multiprocessing.Pipe()
-        self._pipe = ours
+        self._pipe, theirs = Pipe()
         try:
-            with _lock:
-                _CONTEXT.set_forkserver_preload(_PRELOAD)
-                self._process = _Process(target=_enter, args=(theirs,), daemon=True)
-                self._process.start()
+            self._pid = _nurseries.fork(theirs.fileno())
         except BaseException:
-            ours.close()
+            self._pipe.close()
             raise
         finally:
             theirs.close()
@@ -103,10 +158,8 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The child's process id, while it lives."""
-        pid = self._process.pid
-        assert pid is not None
-        return pid
+        """The child's process id, its own until `kill` is called."""
+        return self._pid
 
     def ask(
         self, request: tuple[Any, ...], deadline_s: float, permit: Permit | None = None
@@ -143,21 +196,10 @@ class Child:
 
     def kill(self) -> None:
         """End the child at once, whatever it is doing. Idempotent; never raises."""
-        self.close(grace_s=0.0)
-
-    def close(self, grace_s: float = 2.0) -> None:
-        """Let the child end by itself within the grace, then make sure. Idempotent; never raises."""
-        if not self._alive:
-            return
-        self._alive = False
-        self._pipe.close()
-        with contextlib.suppress(OSError, ValueError):
-            if not wait([self._process.sentinel], grace_s):
-                self._process.kill()
-                wait([self._process.sentinel], 5.0)
-        with _lock, contextlib.suppress(OSError, ValueError):
-            self._process.join(0)
-            self._process.close()
+        if self._alive:
+            self._alive = False
+            self._pipe.close()
+            _nurseries.end(self._pid)
 
 
 def _refusal(permit: Permit | None, deadline: float, deadline_s: float) -> BaseException | None:

@@ -68,4 +68,4 @@ class Round:
     def close(self) -> None:
         """End the child. Idempotent."""
         if self._child is not None:
-            self._child.close(grace_s=0.0)
+            self._child.kill()

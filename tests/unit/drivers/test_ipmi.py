@@ -305,7 +305,7 @@ def test_no_process_more_is_our_trouble_and_not_the_bmcs(monkeypatch: pytest.Mon
     def refuse(*_: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("multiprocessing.Pipe", refuse)
+    monkeypatch.setattr("baremetal.drivers.process.Pipe", refuse)
     with pytest.raises(Unavailable, match="Too many open files"):
         _open(1)
 
