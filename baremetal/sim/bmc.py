@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Final
 from uuid import UUID, uuid5
 
+from baremetal.sim import channel
 from baremetal.sim.bootflags import BootOptions
-from baremetal.sim.channel import APP, ChannelCommands, Command
+from baremetal.sim.channel import APP, Command
 from baremetal.sim.chassis import BootOrder, Chassis
 from baremetal.sim.completion import Code, CompletionError, LoginRefused, LoginStatus, Silence
 from baremetal.sim.knobs import HEALTHY, Knobs
@@ -102,7 +104,6 @@ class SimulatedBmc:
         self._since_start = 0
         self._due: list[_Due] = []
         self._numbers = 0
-        self._commands = self._table() | ChannelCommands(self.sessions, lambda: self.knobs).table()
 
     # -- time --
 
@@ -170,7 +171,7 @@ class SimulatedBmc:
         `session` None means outside of any session, where only the commands that precede a login are
         answered.
         """
-        known = self._commands.get((netfn, command))
+        known = _COMMANDS.get((netfn, command))
         name = known.name if known else f"{netfn:#04x}/{command:#04x}"
         self.requests[name] += 1
         self.advance()
@@ -223,7 +224,9 @@ class SimulatedBmc:
             self.freeze(self.knobs.freeze_s)
             raise Silence
 
-    def _execute(self, known: Command | None, session: Session | None, data: bytes) -> tuple[int, bytes]:
+    def _execute(
+        self, known: Command[SimulatedBmc] | None, session: Session | None, data: bytes
+    ) -> tuple[int, bytes]:
         if known is None:
             return Code.INVALID_COMMAND, b""
         if session is None:
@@ -236,7 +239,7 @@ class SimulatedBmc:
         if known.needs and self.chance("busy"):
             return Code.NODE_BUSY, b""
         try:
-            return Code.OK, known.run(data, session)
+            return Code.OK, known.run(self, data, session)
         except CompletionError as refused:
             return refused.code, b""
 
@@ -244,31 +247,6 @@ class SimulatedBmc:
         self._numbers += 1
         self._due.append(_Due(self.clock() + after_s, self._numbers, run))
         self._due.sort()
-
-    def _table(self) -> dict[tuple[int, int], Command]:
-        user, operator, admin = Privilege.USER, Privilege.OPERATOR, Privilege.ADMINISTRATOR
-        return {
-            (CHASSIS, 0x00): Command(
-                "get-chassis-capabilities", user, lambda *_: bytes((0, 0x20, 0x20, 0x20, 0x20))
-            ),
-            (CHASSIS, 0x01): Command("get-chassis-status", user, self._chassis_status),
-            (CHASSIS, 0x02): Command("chassis-control", operator, self._chassis_control, least=1),
-            (CHASSIS, 0x04): Command("chassis-identify", operator, lambda *_: b""),
-            (CHASSIS, 0x06): Command("set-power-restore-policy", operator, lambda *_: b"\x00"),
-            (CHASSIS, 0x07): Command("get-restart-cause", user, lambda *_: b"\x01\x01"),
-            (CHASSIS, 0x08): Command("set-boot-options", operator, self._set_boot_options, least=1),
-            (CHASSIS, 0x09): Command("get-boot-options", operator, self._get_boot_options, least=3),
-            (APP, 0x01): Command("get-device-id", user, self._device_id),
-            (APP, 0x02): Command("cold-reset", admin, self._reset_self),
-            (APP, 0x03): Command("warm-reset", admin, self._reset_self),
-            (APP, 0x04): Command("get-self-test", user, lambda *_: b"\x55\x00"),
-            (APP, 0x08): Command(
-                "get-device-guid", user, lambda *_: self.identity.guid, without_session=True
-            ),
-            (APP, 0x37): Command(
-                "get-system-guid", Privilege.NONE, lambda *_: self.identity.guid, without_session=True
-            ),
-        }
 
     def _device_id(self, _: bytes, __: Session | None) -> bytes:
         who = self.identity
@@ -330,3 +308,28 @@ class SimulatedBmc:
 
     def _get_boot_options(self, data: bytes, _: Session | None) -> bytes:
         return self.options.read(data[0] & 0x7F, self.knobs, self.clock())
+
+
+_COMMANDS: Final[Mapping[tuple[int, int], Command[SimulatedBmc]]] = {
+    (CHASSIS, 0x00): Command(
+        "get-chassis-capabilities", Privilege.USER, lambda *_: bytes((0, 0x20, 0x20, 0x20, 0x20))
+    ),
+    (CHASSIS, 0x01): Command("get-chassis-status", Privilege.USER, SimulatedBmc._chassis_status),
+    (CHASSIS, 0x02): Command("chassis-control", Privilege.OPERATOR, SimulatedBmc._chassis_control, least=1),
+    (CHASSIS, 0x04): Command("chassis-identify", Privilege.OPERATOR, lambda *_: b""),
+    (CHASSIS, 0x06): Command("set-power-restore-policy", Privilege.OPERATOR, lambda *_: b"\x00"),
+    (CHASSIS, 0x07): Command("get-restart-cause", Privilege.USER, lambda *_: b"\x01\x01"),
+    (CHASSIS, 0x08): Command("set-boot-options", Privilege.OPERATOR, SimulatedBmc._set_boot_options, least=1),
+    (CHASSIS, 0x09): Command("get-boot-options", Privilege.OPERATOR, SimulatedBmc._get_boot_options, least=3),
+    (APP, 0x01): Command("get-device-id", Privilege.USER, SimulatedBmc._device_id),
+    (APP, 0x02): Command("cold-reset", Privilege.ADMINISTRATOR, SimulatedBmc._reset_self),
+    (APP, 0x03): Command("warm-reset", Privilege.ADMINISTRATOR, SimulatedBmc._reset_self),
+    (APP, 0x04): Command("get-self-test", Privilege.USER, lambda *_: b"\x55\x00"),
+    (APP, 0x08): Command(
+        "get-device-guid", Privilege.USER, lambda bmc, *_: bmc.identity.guid, without_session=True
+    ),
+    (APP, 0x37): Command(
+        "get-system-guid", Privilege.NONE, lambda bmc, *_: bmc.identity.guid, without_session=True
+    ),
+    **channel.COMMANDS,
+}
