@@ -12,8 +12,6 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy import Dialect, Executable
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 
 class Connection:
@@ -43,6 +41,14 @@ class Connection:
     def execute(self, statement: Executable, parameters: Any = None) -> Any:
         """Run a statement the library's way, and return its result."""
         return self.library.execute(statement, parameters)
+
+    def compiler(self, paramstyle: str) -> Dialect:
+        """Return a dialect of this kind of database, which compiles for the driver and holds no connection.
+
+        Of the class that the library has loaded for the URL: another database's would cost its import.
+        """
+        kind: Callable[..., Dialect] = type(self._library.dialect)
+        return kind(paramstyle=paramstyle)
 
     @property
     def is_usable(self) -> bool:
@@ -88,19 +94,20 @@ class Prepared:
 
     def run(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
         """Execute, and return the driver's cursor."""
-        text, take = self._compiled.get(connection.dialect) or self._compile(connection.dialect)
+        text, take = self._compiled.get(connection.dialect) or self._compile(connection)
         return connection.driver.execute(text, take(parameters))
 
-    def _compile(self, dialect: str) -> tuple[str, Take]:
+    def _compile(self, connection: Connection) -> tuple[str, Take]:
         # by place, because SQLite's driver looks each name up anew whenever a statement runs
         compiled = self._statement.compile(
-            dialect=_DIALECTS[dialect](paramstyle="qmark" if dialect == "sqlite" else "pyformat"),
+            dialect=connection.compiler("qmark" if connection.dialect == "sqlite" else "pyformat"),
             column_keys=self._values or None,
         )
         constants = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
         names = compiled.positiontup
-        self._compiled[dialect] = str(compiled), _taker(constants, None if names is None else tuple(names))
-        return self._compiled[dialect]
+        made = str(compiled), _taker(constants, None if names is None else tuple(names))
+        self._compiled[connection.dialect] = made
+        return made
 
 
 def _taker(constants: Mapping[str, Any], names: tuple[str, ...] | None) -> Take:
@@ -121,7 +128,3 @@ def _taker(constants: Mapping[str, Any], names: tuple[str, ...] | None) -> Take:
 
 
 Take = Callable[[Mapping[str, Any]], Any]
-_DIALECTS: Mapping[str, Callable[..., Dialect]] = {
-    "sqlite": SQLiteDialect_pysqlite,
-    "postgresql": PGDialect_psycopg,
-}

@@ -18,8 +18,6 @@ from types import TracebackType
 from typing import Any
 
 from sqlalchemy import Engine, Table, create_engine, event, pool
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -58,7 +56,7 @@ class Database:
         if self.dialect == "sqlite" and where.database in (None, "", ":memory:"):
             self._engine = _memory_engine()
             self._kept = Connection(self._engine.connect())
-            _create_in_memory(self._kept)
+            create_schema(self._kept)
             lock = threading.RLock()
             self._reading = _MemoryDoor(self._kept, lock, writes=False)
             self._writing = _MemoryDoor(self._kept, lock, writes=True)
@@ -135,7 +133,14 @@ class Database:
 
     def upsert(self, table: Table) -> Any:
         """Return an INSERT that this database lets be followed by `on_conflict_do_update`."""
-        return sqlite_insert(table) if self.dialect == "sqlite" else postgresql_insert(table)
+        # here, because the other kind of database is two and a half megabytes of modules that nobody uses
+        if self.dialect == "sqlite":
+            from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+            return sqlite_insert(table)
+        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+
+        return postgresql_insert(table)
 
     def close(self) -> None:
         """Give all connections back. Idempotent; whatever is asked afterwards raises Unavailable."""
@@ -375,18 +380,20 @@ def _memory_engine() -> Engine:
 
 
 @cache
-def _script() -> str:
-    """Return the whole schema as SQLite understands it."""
+def _schema() -> tuple[str, ...]:
+    """Return the statements that make the whole schema in SQLite."""
     dialect = _memory_engine().dialect
     parts: list[str] = []
     for table in METADATA.sorted_tables:
         parts.append(str(CreateTable(table).compile(dialect=dialect)))
         parts += [str(CreateIndex(index).compile(dialect=dialect)) for index in table.indexes]
-    return ";\n".join(parts)
+    return tuple(parts)
 
 
-def _create_in_memory(connection: Connection) -> None:
-    connection.driver.executescript(_script())
+def create_schema(connection: Connection) -> None:
+    """Make every table and index in an empty SQLite database, inside of the transaction that is open."""
+    for statement in _schema():
+        connection.driver.execute(statement)
 
 
 def _closed_engine() -> Engine:

@@ -234,10 +234,12 @@ TOKENS = _table(TokenRow)
 BMC_MEMOS = _table(BmcMemoRow)
 SETTINGS = _table(SettingRow)
 
+# What PostgreSQL has of these is said by the migrations alone: to name its dialect here would load it everywhere.
+
 # At most one open run per server (promises I10), whoever asks.
 _OPEN = text("ended_at IS NULL")
-Index("uq_runs_open", RUNS.c.server_id, unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN)
+Index("uq_runs_open", RUNS.c.server_id, unique=True, sqlite_where=_OPEN)
 Index("ix_history_server_id_id", HISTORY.c.server_id, HISTORY.c.id)
 # What retention looks for, and nothing else.
 _OBSERVED = text("kind = 'observation'")
-Index("ix_history_observed", HISTORY.c.at, sqlite_where=_OBSERVED, postgresql_where=_OBSERVED)
+Index("ix_history_observed", HISTORY.c.at, sqlite_where=_OBSERVED)

@@ -10,8 +10,6 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
 from baremetal.netboot.lint.finding import Finding
 
 # Key and what it holds; None where anything may stand.
@@ -57,6 +55,7 @@ _NETPLAN = frozenset(("version", "renderer", "ethernets", "bonds", "bridges", "v
 
 def autoinstall_rules(text: str, file: str) -> Iterator[Finding]:
     """Check a rendered user-data file."""
+    import yaml  # here: the service imports this module when it starts, and may have no such profile
 
     def error(message: str, *words: str) -> Finding:
         return Finding.problem(file, _line(text, *words), message)

@@ -13,8 +13,6 @@ from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
-import yaml
-
 from baremetal.errors import BaremetalError, Invalid
 from baremetal.netboot.variables import DEFAULTS
 from baremetal.service.servers.enrolment import Enrolment
@@ -101,6 +99,8 @@ def _spread(row: dict[str, str]) -> dict[str, Any]:
 
 
 def _yaml(text: str) -> list[dict[str, Any]]:
+    import yaml  # here: most services never read one
+
     try:
         # Texts only, no guessing: YAML reads 52:54:00:00:00:01 as a number in base 60, and `no` as false.
         given = yaml.load(text, Loader=yaml.BaseLoader)

@@ -14,7 +14,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 
 from baremetal.errors import Unavailable
-from baremetal.store.migrate import FOLDER, HEAD, version
+from baremetal.store.database import Database
+from baremetal.store.migrate import FOLDER, HEAD, upgrade, version
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store
 from baremetal.store.tables import METADATA
@@ -32,18 +33,25 @@ def test_head_is_the_newest_step() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
 
 
-def test_migrations_and_tables_agree(store: Store) -> None:
-    with store._db.read() as connection:
+def test_migrations_and_tables_agree(url: str) -> None:
+    database = Database(url)
+    with database.write() as connection:
+        upgrade(connection.library)
+    with database.read() as connection:
         assert version(connection.library) == HEAD
         context = MigrationContext.configure(connection.library, opts={"compare_type": True})
         assert compare_metadata(context, METADATA) == []
+    database.close()
 
 
 def test_migrated_and_made_are_the_same_to_sqlite(tmp_path: Path, secrets: Secrets) -> None:
-    """Partial indexes, key columns and AUTOINCREMENT, which the comparison above does not look at."""
-    Store.open(f"sqlite:///{tmp_path}/migrated.db", secrets).close()
+    """Partial indexes, key columns and AUTOINCREMENT, which the comparison above does not look at; and the stamp."""
+    database = Database(f"sqlite:///{tmp_path}/migrated.db")
+    with database.write() as connection:
+        upgrade(connection.library)
+    database.close()
+    Store.open(f"sqlite:///{tmp_path}/made.db", secrets).close()
     made = create_engine(f"sqlite:///{tmp_path}/made.db")
-    METADATA.create_all(made)
     migrated = create_engine(f"sqlite:///{tmp_path}/migrated.db")
     with made.connect() as one, migrated.connect() as other:
         assert _schema(one) == _schema(other)
@@ -55,9 +63,11 @@ def _schema(connection: Connection) -> dict[str, object]:
     tables = [
         name
         for (name,) in connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'"))
-        if name not in ("alembic_version", "sqlite_sequence")
+        if name != "sqlite_sequence"
     ]
-    schema: dict[str, object] = {}
+    schema: dict[str, object] = {
+        "version": connection.scalar(text("SELECT version_num FROM alembic_version"))
+    }
     for table in tables:
         for what in ("table_info", "foreign_key_list"):
             schema[f"{what} {table}"] = sorted(
@@ -93,16 +103,16 @@ def test_a_database_of_a_newer_version_is_refused(url: str, secrets: Secrets) ->
 
 
 def test_what_importing_and_opening_cost(tmp_path: Path) -> None:
-    """The package itself imports nothing, and a database that is up to date needs no alembic."""
+    """The package itself imports nothing; neither a new database nor one that is up to date needs alembic."""
     url = f"sqlite:///{tmp_path}/baremetal.db"
-    Store.open(url, Secrets.ephemeral()).close()
     program = f"""
 import sys
 import baremetal.store
 assert not {{"sqlalchemy", "sqlmodel", "cryptography"}} & set(sys.modules)
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store
-Store.open({url!r}, Secrets.ephemeral()).close()
-assert "alembic" not in sys.modules
+for _ in "new", "up to date":
+    Store.open({url!r}, Secrets.ephemeral()).close()
+assert not {{"alembic", "sqlalchemy.dialects.postgresql"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=50)
