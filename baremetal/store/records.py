@@ -1,4 +1,7 @@
-"""What leaves the store: frozen values, without a session, a row or a statement behind them."""
+"""What leaves the store: frozen values, without a session, a row or a statement behind them.
+
+Those that come by the hundred are msgspec's structs, which cost a tenth of a frozen dataclass to make.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
+
+import msgspec
 
 from baremetal.lifecycle.events import Asked
 from baremetal.lifecycle.model import PowerState, Server
@@ -95,8 +100,7 @@ class QueueEntry:
     profile: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunRecord:
+class RunRecord(msgspec.Struct, frozen=True):
     """One run: what it froze at its start, and what was learnt on the way.
 
     `outcome` is "" while the run is open, else the provision state it ended in. `accepted` says when each signal was
@@ -117,7 +121,7 @@ class RunRecord:
     disks: Sequence[Mapping[str, Any]] = ()
     ssh_host_keys: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
-    accepted: Mapping[str, datetime] = field(default_factory=dict)
+    accepted: Mapping[str, datetime] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +133,7 @@ class InventoryRecord:
     found: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
+class HistoryEntry(msgspec.Struct, frozen=True):
     """One line of the history.
 
     `kind` is "decision" (changed something, refused a machine, or a recorded no-op), "observation", "audit" or
