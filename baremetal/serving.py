@@ -21,7 +21,7 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from baremetal import telemetry
+from baremetal import garbage, telemetry
 from baremetal.config import Config, split_listen
 from baremetal.drivers.process import warm
 from baremetal.errors import BaremetalError, Unavailable
@@ -36,6 +36,7 @@ STOP_S = 5.0
 def serve(config: Config, *, ready: Callable[[str, str], None] | None = None) -> None:
     """Run the service until SIGTERM or SIGINT; `ready` hears the two URLs once both answer. Raises Unavailable."""
     telemetry.configure(form=config.server.log_format, level=config.server.log_level)
+    garbage.seldom()
 
     async def until_told() -> None:
         halt = asyncio.Event()

@@ -20,6 +20,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from baremetal import garbage
 from baremetal.config import Config, ProfileConfig, split_listen
 from baremetal.config.segments import network, public_url, segment_urls, url_for
 from baremetal.drivers.base import Deadlines
@@ -249,6 +250,7 @@ def _assemble(
             Tick("sweep", config.deploy.sweep_interval_s, engine.sweep),
             Tick("admission", admission.tick_s, admission.admit),
             Tick("observations", FLUSH_S, observations.flush),
+            Tick("garbage", garbage.EVERY_S, garbage.collect),
             Tick("retention", RETENTION_EVERY_S, lambda: store.drop_observations(now() - kept)),
             *([Tick("power", watch.every_s, watch.tick)] if every_s else []),
             *([Tick("dhcp", REFRESH_S, dhcp.refresh)] if dhcp is not None else []),

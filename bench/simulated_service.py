@@ -12,13 +12,16 @@ import sys
 import time
 from pathlib import Path
 
+from baremetal import garbage
+
 
 def main() -> None:
-    from baremetal.config import load
-    from baremetal.drivers import sim
-    from baremetal.serving import serve
-    from baremetal.sim.bmc import SimulatedBmc
-    from baremetal.sim.chassis import DummyChassis
+    with garbage.loading():
+        from baremetal.config import load
+        from baremetal.drivers import sim
+        from baremetal.serving import serve
+        from baremetal.sim.bmc import SimulatedBmc
+        from baremetal.sim.chassis import DummyChassis
 
     dice = random.Random(0)  # one for all: each would be two and a half kilobytes
     for number in range(int(os.environ["BENCH_SERVERS"])):

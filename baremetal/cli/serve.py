@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from baremetal import garbage
 from baremetal.cli.paint import say
 
 app = typer.Typer(rich_markup_mode=None)
@@ -20,13 +20,9 @@ def serve(
     ] = None,
 ) -> None:
     """Run the service: the boot app for machines and the control app for operators, until SIGTERM or Ctrl-C."""
-    # Collecting garbage between so many imports finds none and costs a tenth of the start; what they made stays.
-    gc.disable()
-    from baremetal.config import load
-    from baremetal.serving import serve as run
-
-    gc.freeze()
-    gc.enable()
+    with garbage.loading():
+        from baremetal.config import load
+        from baremetal.serving import serve as run
 
     settings = load(config)
 
