@@ -40,7 +40,7 @@ from baremetal.lifecycle.events import Did, Event, Failed, Heard, Intended, Over
 from baremetal.lifecycle.model import BootMode, PowerState, Run, Server, Verb
 from baremetal.lifecycle.moves import owed
 from baremetal.lifecycle.table import edges
-from baremetal.store.records import HistoryEntry, RunRecord, ServerRecord
+from baremetal.store.records import HistoryEntry, NewRun, RunRecord, ServerRecord
 from baremetal.store.store import Store
 
 log = structlog.get_logger(__name__)
@@ -122,7 +122,7 @@ class Engine:
                 decision,
                 event,
                 at,
-                begin=_run_record(record, decision, begin, at),
+                begin=_new_run(record, decision, begin, at),
                 waited=begin.waited if begin is not None else None,
                 facts=_run_facts(event, decision, facts, at),
                 power=power,
@@ -415,14 +415,12 @@ def _count(before: ServerRecord, decision: Decision, at: datetime) -> None:
         telemetry.RUN_SECONDS.labels(str(run.verb), str(new)).observe((at - run.started).total_seconds())
 
 
-def _run_record(
-    record: ServerRecord, decision: Decision, begin: Begin | None, at: datetime
-) -> RunRecord | None:
+def _new_run(record: ServerRecord, decision: Decision, begin: Begin | None, at: datetime) -> NewRun | None:
     run = decision.server.run
     if run is None or record.life.run is not None:
         return None
     what = begin or Begin()
-    return RunRecord(
+    return NewRun(
         server_id=record.id,
         number=run.number,
         verb=str(run.verb),

@@ -21,7 +21,7 @@ from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.render import render_answer
 from baremetal.netboot.templates import Frozen
 from baremetal.netboot.tokens import MASKED, Purpose, TokenMint
-from baremetal.store.records import RunRecord
+from baremetal.store.runs import Runs
 
 _KEPT = 512
 BY_IPXE = Manner()
@@ -127,14 +127,12 @@ class Kitchen:
         self._recipes: Shelf[tuple[str, int], Recipe] = Shelf(_KEPT)
         self._contexts: Shelf[tuple[str, int, str], Context] = Shelf(_KEPT)
 
-    def recipe(self, run: RunRecord) -> Recipe:
-        """Return the recipe of a run. Raises Unknown for a run that installs nothing."""
-        key = (run.server_id, run.number)
-        return self._recipes.get(key) or self._recipes.put(key, Recipe.from_dict(run.frozen))
-
-    def kept(self, server_id: str, number: int) -> Recipe | None:
-        """Return a run's recipe if it was parsed before, sparing the database a large row."""
-        return self._recipes.get((server_id, number))
+    def recipe(self, store: Runs, server_id: str, number: int) -> Recipe:
+        """Return the recipe of a run. Raises Unknown for a run that is not there, or installs nothing."""
+        key = (server_id, number)
+        return self._recipes.get(key) or self._recipes.put(
+            key, Recipe.from_dict(store.frozen(server_id, number))
+        )
 
     def script(self, recipe: Recipe, server_id: str, run: int, base: str, manner: Manner = BY_IPXE) -> str:
         """Render what starts the installer, in the loader's language. Raises Invalid BM203, BM204."""

@@ -16,7 +16,7 @@ from baremetal.errors import Unavailable
 from baremetal.store.connection import Connection as Opened
 from baremetal.store.database import Database, create_schema
 
-HEAD = "0003"
+HEAD = "0004"
 # As alembic makes it.
 _STAMPS = """CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL,
@@ -52,7 +52,7 @@ def _is_empty(connection: Opened) -> bool:
     return connection.driver.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
 
 
-def upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection, to: str = HEAD) -> None:
     """Make the steps that are missing, in the transaction that is open. Raises Unavailable for a newer database."""
     found = version(connection)  # asked first: alembic would commit a transaction that it had to begin itself
     from alembic import command
@@ -63,7 +63,7 @@ def upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config, to)
     except CommandError as error:
         raise Unavailable(
             "the database was made by a newer version of this program",

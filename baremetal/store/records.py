@@ -100,8 +100,19 @@ class QueueEntry:
     profile: str
 
 
+class NewRun(msgspec.Struct, frozen=True):
+    """A run that begins. `frozen` is all that it goes by, whatever is configured otherwise meanwhile."""
+
+    server_id: str
+    number: int
+    verb: str
+    profile: str
+    frozen: Mapping[str, Any]
+    started_at: datetime
+
+
 class RunRecord(msgspec.Struct, frozen=True):
-    """One run: what it froze at its start, and what was learnt on the way.
+    """One run, and what was learnt on the way. What it froze at its start is asked for by itself: it is large.
 
     `outcome` is "" while the run is open, else the provision state it ended in. `accepted` says when each signal was
     first accepted, because an accepted one repeated within a day still hears 200 after the run's end.
@@ -111,7 +122,6 @@ class RunRecord(msgspec.Struct, frozen=True):
     number: int
     verb: str
     profile: str
-    frozen: Mapping[str, Any]
     started_at: datetime
     ended_at: datetime | None = None
     outcome: str = ""

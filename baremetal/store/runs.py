@@ -17,8 +17,8 @@ from baremetal.errors import Refused, Unknown
 from baremetal.store.codec import dump, load
 from baremetal.store.connection import Connection, Prepared
 from baremetal.store.part import Part
-from baremetal.store.records import LogRecord, RunRecord
-from baremetal.store.tables import LOGS, RUNS, maybe_moment, micros, moment
+from baremetal.store.records import LogRecord, NewRun, RunRecord
+from baremetal.store.tables import FROZEN, LOGS, RUNS, maybe_moment, micros, moment
 
 LOG_CAP = 1024 * 1024
 LOG_NAMES = 64
@@ -28,6 +28,18 @@ _ONE = Prepared(select(RUNS).where(_R.server_id == bindparam("the_id"), _R.numbe
 _ALL = Prepared(select(RUNS).where(_R.server_id == bindparam("the_id")).order_by(_R.number))
 _COLUMNS = [column.name for column in RUNS.c]
 _ADD = Prepared(insert(RUNS), _COLUMNS)
+_NOTHING_LEARNT = {
+    **dict.fromkeys(("outcome", "error", "boot_id", "disk"), ""),
+    **dict.fromkeys(("disks", "ssh_host_keys", "addresses"), "[]"),
+    "accepted": "{}",
+    "ended_at": None,
+}
+_FREEZE = Prepared(insert(FROZEN), [column.name for column in FROZEN.c])
+_FROZEN = Prepared(
+    select(FROZEN.c.text).where(
+        FROZEN.c.server_id == bindparam("the_id"), FROZEN.c.run == bindparam("the_number")
+    )
+)
 _END = Prepared(
     update(RUNS).where(_R.server_id == bindparam("the_id"), _R.number == bindparam("the_number")),
     ("ended_at", "outcome", "error"),
@@ -51,6 +63,15 @@ class Runs(Part):
         with self._db.read() as connection:
             row = _ONE.run(connection, {"the_id": server_id, "the_number": number}).fetchone()
         return None if row is None else _run(row)
+
+    def frozen(self, server_id: str, number: int) -> Mapping[str, Any]:
+        """Return what a run froze at its start. Raises Unknown for a run that is not there."""
+        with self._db.read() as connection:
+            row = _FROZEN.run(connection, {"the_id": server_id, "the_number": number}).fetchone()
+        if row is None:
+            raise Unknown(f"run {number} has no record")
+        frozen: Mapping[str, Any] = load(row[0])
+        return frozen
 
     def runs(self, server_id: str) -> list[RunRecord]:
         """Return a server's runs, oldest first."""
@@ -95,28 +116,20 @@ class Runs(Part):
         return [LogRecord(row.run, row.name, moment(row.at), bytes(row.content)) for row in rows]
 
 
-def add_run(connection: Connection, run: RunRecord) -> None:
-    """Add a run's record to the open transaction."""
+def add_run(connection: Connection, run: NewRun) -> None:
+    """Add a run's record, and what it froze, to the open transaction."""
     _ADD.run(
         connection,
         {
+            **_NOTHING_LEARNT,
             "server_id": run.server_id,
             "number": run.number,
             "verb": run.verb,
             "profile": run.profile,
-            "frozen": dump(dict(run.frozen)),
             "started_at": micros(run.started_at),
-            "ended_at": None if run.ended_at is None else micros(run.ended_at),
-            "outcome": run.outcome,
-            "error": run.error,
-            "boot_id": run.boot_id,
-            "disk": run.disk,
-            "disks": dump([dict(disk) for disk in run.disks]),
-            "ssh_host_keys": dump(run.ssh_host_keys),
-            "addresses": dump(run.addresses),
-            "accepted": dump(_stamps(run.accepted)),
         },
     )
+    _FREEZE.run(connection, {"server_id": run.server_id, "run": run.number, "text": dump(dict(run.frozen))})
 
 
 def learn(connection: Connection, server_id: str, number: int, facts: Mapping[str, Any]) -> None:
@@ -162,7 +175,6 @@ def _run(row: Sequence[Any]) -> RunRecord:
     return RunRecord(
         **{
             **values,
-            "frozen": load(values["frozen"]),
             "started_at": moment(values["started_at"]),
             "ended_at": maybe_moment(values["ended_at"]),
             "disks": load(values["disks"]),

@@ -100,7 +100,6 @@ class RunRow(_Row, table=True):
     number: int = Field(primary_key=True)
     verb: str
     profile: str
-    frozen: str
     started_at: int = Field(sa_type=BigInteger)
     ended_at: int | None = Field(sa_type=BigInteger)
     outcome: str
@@ -111,6 +110,16 @@ class RunRow(_Row, table=True):
     ssh_host_keys: str
     addresses: str
     accepted: str
+
+
+class FrozenRow(_Row, table=True):
+    """What a run froze at its start: written once, read by few, and large."""
+
+    __tablename__ = "frozen"
+
+    server_id: str = Field(sa_column=_of_server(primary_key=True))
+    run: int = Field(primary_key=True)
+    text: str
 
 
 class HistoryRow(_Row, table=True):
@@ -225,6 +234,7 @@ SERVERS = _table(ServerRow)
 MACS = _table(MacRow)
 CREDENTIALS = _table(CredentialsRow)
 RUNS = _table(RunRow)
+FROZEN = _table(FrozenRow)
 HISTORY = _table(HistoryRow)
 LOGS = _table(LogRow)
 INVENTORIES = _table(InventoryRow)

@@ -21,7 +21,7 @@ from baremetal.store.database import Database
 from baremetal.store.history import append
 from baremetal.store.inventories import keep_inventory
 from baremetal.store.part import Part
-from baremetal.store.records import HistoryEntry, RunRecord, ServerRecord
+from baremetal.store.records import HistoryEntry, NewRun, ServerRecord
 from baremetal.store.runs import add_run, end_run, learn
 from baremetal.store.servers import READ, note_power, read_record
 from baremetal.store.tables import SERVERS, micros, moment
@@ -79,7 +79,7 @@ class Transitions(Part):
         event: Event,
         at: datetime,
         *,
-        begin: RunRecord | None = None,
+        begin: NewRun | None = None,
         waited: int | None = None,
         facts: Mapping[str, Any] | None = None,
         power: PowerState | None = None,

@@ -102,7 +102,8 @@ def test_a_rebuild_repeats_what_is_deployed_and_tokens_stay_secret(
     assert record.life.run is not None
     run = service.app.store.run(record.id, record.life.run.number)
     assert run is not None
-    assert (run.profile, run.frozen["variables"]["timezone"]) == ("test", "Europe/Rome")
+    frozen = service.app.store.frozen(record.id, run.number)
+    assert (run.profile, frozen["variables"]["timezone"]) == ("test", "Europe/Rome")
 
 
 def test_a_rack_that_asks_at_once_is_counted_one_by_one(service: Service) -> None:
@@ -291,13 +292,11 @@ def test_a_render_error_is_local_boot_with_its_reason_on_record(service: Service
     service.enrol()
     number = service.deploy_until_window()
     record = service.app.store.server("r1")
-    run = service.app.store.run(record.id, number)
-    assert run is not None
-    broken = json.loads(json.dumps(run.frozen))
+    broken = json.loads(json.dumps(service.app.store.frozen(record.id, number)))
     broken["templates"]["texts"]["loaders/install.ipxe.j2"] = "#!ipxe\n{{ nowhere }}\n"
     broken["templates"]["digest"] = "0" * 64
     with service.app.store._db.write() as connection:
-        connection.driver.execute("UPDATE runs SET frozen = ? WHERE number = ?", (json.dumps(broken), number))
+        connection.driver.execute("UPDATE frozen SET text = ? WHERE run = ?", (json.dumps(broken), number))
     assert "could not be rendered" in service.script()
     assert service.get("/v1/servers/r1")["run"]["step"] == "script"
     time.sleep(0.8)

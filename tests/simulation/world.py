@@ -428,7 +428,18 @@ def _unforgiving(
 
 # What moves nothing that is due: reads, and notes beside the decisions.
 _READS = frozenset(
-    {"due", "next_due", "server", "find_server", "run", "find_boot", "credentials", "bmc_memo", "history"}
+    {
+        "due",
+        "next_due",
+        "server",
+        "find_server",
+        "run",
+        "find_boot",
+        "frozen",
+        "credentials",
+        "bmc_memo",
+        "history",
+    }
     | {"observe", "save_bmc_memo", "saw_unknown", "add_log"}
 )
 

@@ -155,11 +155,8 @@ class Explain:
     def _script(self, record: ServerRecord | None, answer: BootAnswer, loader: Loader) -> str:
         if record is not None and isinstance(answer, Install):
             try:
-                run = self._store.run(record.id, answer.run)
-                if run is None:
-                    raise Unknown(f"run {answer.run} has no record")
                 manner = manner_of(record, loader)
-                recipe = self._kitchen.recipe(run)
+                recipe = self._kitchen.recipe(self._store, record.id, answer.run)
                 return self._kitchen.preview(recipe, answer.run, self._base, manner)[0]["text"]
             except BaremetalError as error:
                 return local_script(record, f"boot script could not be rendered: {error}", loader)

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from baremetal import telemetry
 from baremetal.engine.engine import Engine
 from baremetal.engine.observations import Observations
-from baremetal.errors import BaremetalError, Unknown
+from baremetal.errors import BaremetalError
 from baremetal.lifecycle.model import Fetch, Run
 from baremetal.netboot.tokens import mask_tokens
 from baremetal.service.boot.repeats import Repeats, Waits
@@ -55,13 +55,7 @@ class Part:
         return self._store.find_server(server_id)
 
     def _recipe(self, server_id: str, number: int) -> Recipe:
-        kept = self._kitchen.kept(server_id, number)
-        if kept is not None:
-            return kept
-        run = self._store.run(server_id, number)
-        if run is None:
-            raise Unknown(f"run {number} has no record")
-        return self._kitchen.recipe(run)
+        return self._kitchen.recipe(self._store, server_id, number)
 
     def _seen(self, record: ServerRecord, run: int | None, what: str, note: str, **data: str) -> None:
         """Note what a machine asked for; the same words within a second are one note, however often it asks."""

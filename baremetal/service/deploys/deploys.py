@@ -227,7 +227,8 @@ class Deploys:
             return self._installable(order.profile), dict(order.vars)
         deployed = self._store.run(record.id, record.life.deployed) if record.life.deployed else None
         if verb is Verb.REBUILD and deployed is not None and deployed.profile:
-            return self._installable(deployed.profile), {**deployed.frozen.get("asked", {}), **order.vars}
+            asked = self._store.frozen(record.id, deployed.number).get("asked", {})
+            return self._installable(deployed.profile), {**asked, **order.vars}
         raise Invalid(
             f"{verb}: which profile?",
             variable="profile",
@@ -313,7 +314,11 @@ class Deploys:
         if profile is None and run is not None and errand(run) is not None:
             known = self._store.run(record.id, run.number)
             assert known is not None
-            recipe, number, of = self._kitchen.recipe(known), run.number, known.profile
+            recipe, number, of = (
+                self._kitchen.recipe(self._store, record.id, run.number),
+                run.number,
+                known.profile,
+            )
         else:
             verb = Verb.REBUILD if profile is None else Verb.DEPLOY
             offer, asked_vars = self._offer(record, Order(str(verb), profile=profile), verb)

@@ -109,11 +109,11 @@ class Servers:
     def _go_on(self, server_id: str) -> None:
         try:
             life = self._store.server(server_id).life
-            last = self._store.run(server_id, life.runs) if life.runs else None
-            then = last.frozen.get(THEN) if last is not None else None
+            frozen = self._store.frozen(server_id, life.runs) if life.runs else {}
+            then = frozen.get(THEN)
             if then is None or life.state is not ProvisionState.MANAGEABLE or life.run is not None:
                 return
-            by = str(last.frozen.get("by") or "enrolment") if last is not None else "enrolment"
+            by = str(frozen.get("by") or "enrolment")
             self._engine.submit(server_id, self._asked(Verb(then), by))
         except BaremetalError as error:
             log.warning("an enrolment did not go on", server=server_id, code=error.code, error=str(error))

@@ -44,7 +44,8 @@ class TestSubmit:
         assert decision.server == rig.life(server_id)
         run = rig.store.run(server_id, 1)
         assert run is not None
-        assert (run.verb, run.profile, run.frozen) == ("deploy", "tiny", {"some": "text"})
+        assert (run.verb, run.profile) == ("deploy", "tiny")
+        assert rig.store.frozen(run.server_id, run.number) == {"some": "text"}
         assert [entry.note for entry in rig.heard] == [decision.note]
 
     def test_a_lost_guard_is_decided_again(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from baremetal.lifecycle.model import Method, ProvisionState, Server, Verb
 from baremetal.lifecycle.moves import workflow
 from baremetal.lifecycle.table import NEWS, RESULTS
 from baremetal.lifecycle.workflows import Do
-from baremetal.store.records import Credentials, Facts, HistoryEntry, NewServer, RunRecord
+from baremetal.store.records import Credentials, Facts, HistoryEntry, NewRun, NewServer
 from baremetal.store.store import Store
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 250, tzinfo=UTC)
@@ -50,7 +50,7 @@ def submit(
     run = decision.server.run
     begin = None
     if run is not None and life.run is None:
-        begin = RunRecord(server_id, run.number, str(run.verb), "tiny", {"template": "text"}, at)
+        begin = NewRun(server_id, run.number, str(run.verb), "tiny", {"template": "text"}, at)
     entries = store.commit(
         server_id, life, decision, event, at, begin=begin, waited=waited, facts=facts or None
     )

@@ -9,7 +9,7 @@ from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.events import Asked, Heard
 from baremetal.lifecycle.model import ProvisionState, Server, Signal, Verb
 from baremetal.lifecycle.table import LATER, NOW, live, position
-from baremetal.store.records import Facts, InventoryRecord, NewServer, RunRecord
+from baremetal.store.records import Facts, InventoryRecord, NewRun, NewServer
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store
 
@@ -24,7 +24,7 @@ def test_an_inventory_is_written_with_its_signal_and_forgotten_with_its_server()
     for number in (1, 2):
         asked = Asked(Verb.INSPECT)
         begun = decide(life, asked, NOW)
-        begin = RunRecord(record.id, number, "inspect", "inspect", {}, NOW)
+        begin = NewRun(record.id, number, "inspect", "inspect", {}, NOW)
         assert store.commit(record.id, life, begun, asked, NOW, begin=begin)
         walked = {position(server): server for server in live("inspect", life)}
         complete = replace(walked["inspect/complete"], generation=begun.server.generation)

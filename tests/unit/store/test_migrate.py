@@ -84,6 +84,48 @@ def _schema(connection: Connection) -> dict[str, object]:
     return schema | {f"index {name}": " ".join(sql.split()) for name, sql in indexes}
 
 
+def test_what_runs_froze_survives_its_move_to_a_table_of_its_own(url: str, secrets: Secrets) -> None:
+    database = Database(url)
+    with database.write() as connection:
+        upgrade(connection.library, "0003")
+        for table, row in (
+            (
+                "servers",
+                {
+                    "id": "s",
+                    "name": "r1",
+                    "state": "active",
+                    "generation": 1,
+                    "fence": 1,
+                    "life": "{}",
+                    "facts": "{}",
+                }
+                | {"bmc_identity": "ipmi://b", "power_state": "on", "created_at": 1},
+            ),
+            ("runs", {"server_id": "s", "number": 1, "frozen": '{"template": "one"}'} | _BEGUN),
+            ("runs", {"server_id": "s", "number": 2, "frozen": '{"template": "two"}'} | _BEGUN),
+        ):
+            names = ", ".join(row)
+            values = ", ".join(f":{name}" for name in row)
+            connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({values})"), row)
+    database.close()
+    store = Store.open(url, secrets)
+    assert [store.frozen("s", number)["template"] for number in (1, 2)] == ["one", "two"]
+    assert [run.profile for run in store.runs("s")] == ["tiny", "tiny"]
+    store.close()
+
+
+_BEGUN = {
+    **dict.fromkeys(("outcome", "error", "boot_id", "disk"), ""),
+    **dict.fromkeys(("disks", "ssh_host_keys", "addresses"), "[]"),
+    "verb": "deploy",
+    "profile": "tiny",
+    "started_at": 1,
+    "ended_at": 2,
+    "accepted": "{}",
+}
+
+
 def test_opening_again_changes_nothing(url: str, secrets: Secrets) -> None:
     store = Store.open(url, secrets)
     (record,) = store.add_servers([new()], NOW)

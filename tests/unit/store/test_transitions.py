@@ -11,7 +11,7 @@ from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.events import Asked, Did, Failed, Heard, MaintenanceChanged
 from baremetal.lifecycle.model import PowerState, ProvisionState, Signal, Verb
 from baremetal.lifecycle.table import RESULTS
-from baremetal.store.records import RunRecord
+from baremetal.store.records import NewRun
 from baremetal.store.store import Store
 from tests.unit.store.fleet import NOW, SECOND, ask, live, new, submit
 
@@ -97,7 +97,7 @@ def test_a_failing_statement_takes_the_whole_decision_back(store: Store) -> None
     submit(store, record.id, ask(Verb.DEPLOY), NOW)
     before, newest = store.server("r1"), store.last_history_id()
     event = MaintenanceChanged(True)
-    second = RunRecord(record.id, 2, "deploy", "tiny", {}, NOW)
+    second = NewRun(record.id, 2, "deploy", "tiny", {}, NOW)
     with pytest.raises(Exception, match=r"(?i)unique"):
         store.commit(record.id, before.life, decide(before.life, event, NOW), event, NOW, begin=second)
     assert store.server("r1") == before
@@ -248,7 +248,8 @@ def test_a_run_is_recorded_from_its_beginning_to_its_end(store: Store) -> None:
     times = list(live(store, record.id, Verb.DEPLOY, NOW))
     run = store.run(record.id, 1)
     assert run is not None
-    assert (run.verb, run.profile, run.frozen) == ("deploy", "tiny", {"template": "text"})
+    assert (run.verb, run.profile) == ("deploy", "tiny")
+    assert store.frozen(record.id, run.number) == {"template": "text"}
     assert (run.started_at, run.ended_at, run.outcome, run.error) == (NOW, times[-1], "active", "")
     assert store.server("r1").life.state is ProvisionState.ACTIVE
 
