@@ -169,7 +169,7 @@ def _assemble(
     keys = config.key_file.parent
     secrets_made = [config.key_file, config.token_file, keys / "master.key", keys / "proof_key"]
     described = network(config, base)
-    segments = Segments(described)
+    segments = Segments(described, base=base)
     pairing = Pairing(described.segments if described.mode is not Mode.EXTERNAL else (), loaders)
     admission = Admission(
         store,
@@ -187,14 +187,14 @@ def _assemble(
             profiles,
             kitchen,
             admission=admission,
-            base=base,
+            base_for=segments.base,
             now=now,
             pairing=pairing,
             budgets=budgets,
             limits=limits,
         ),
         power=Power(store, engine, now=now),
-        explain=Explain(store, kitchen, loaders, segments, base=base, now=now),
+        explain=Explain(store, kitchen, loaders, segments, now=now),
         profiles=profiles,
         doctor=Doctor(
             store,

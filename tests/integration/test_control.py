@@ -217,6 +217,22 @@ def test_explain_says_what_a_stranger_and_a_server_boot(service: Service) -> Non
     assert "/answer/masked/" in told["paths"][0]["script"]
 
 
+def test_what_people_are_shown_names_us_as_the_servers_own_segment_does(tmp_path: Path) -> None:
+    own = "http://192.0.2.1:8080"
+    segment = f'\n[[dhcp.subnet]]\nrange = "192.0.2.10"\nmask = "255.255.255.0"\npublic_url = "{own}"\n'
+    with running(tmp_path, more=segment) as service:
+        service.enrol("here", ip="192.0.2.20/24")
+        service.enrol("elsewhere", "52:54:00:00:00:02", ip="198.51.100.20/24")
+        for name, base in (("here", own), ("elsewhere", service.boot_url)):
+            plan = service.post(f"/v1/servers/{name}/plan", {"profile": "test"}, 200)
+            rendered = service.get(f"/v1/servers/{name}/render", profile="test")
+            service.deploy_until_window(name)
+            script = service.get(f"/v1/servers/{name}/explain")["paths"][0]["script"]
+            for text in (plan["files"][0]["text"], rendered["files"][0]["text"], script):
+                assert f"{base}/answer/masked/" in text
+                assert (own in text) is (base == own)
+
+
 def test_explain_leaves_a_machine_to_its_disk_as_the_boot_app_does(service: Service) -> None:
     service.enrol(quirks=["local_boot=chain:http://10.0.0.1/own.ipxe"])
     script = service.get("/v1/servers/r1/explain")["paths"][0]["script"]

@@ -84,7 +84,7 @@ _RAM_CAUSES = {
 
 
 class Explain:
-    """Explains one server, or a MAC. `base` is the boot app's public URL as previews show it."""
+    """Explains one server, or a MAC."""
 
     def __init__(
         self,
@@ -93,14 +93,12 @@ class Explain:
         loaders: Loaders,
         segments: Segments,
         *,
-        base: str,
         now: Callable[[], datetime],
     ) -> None:
         self._loaders = loaders
         self._segments = segments
         self._store = store
         self._kitchen = kitchen
-        self._base = base
         self._now = now
 
     def explain(self, subject: str) -> dict[str, Any]:
@@ -110,7 +108,7 @@ class Explain:
         facts = record.facts if record is not None else None
         address, uuid, arch = (facts.ip, facts.uuid, facts.arch) if facts is not None else ("", "", "x86_64")
         uuid = machine_uuid(uuid)
-        base = self._segments.base(address) or self._base
+        base = self._segments.base(address)
         guide = Guide(self._loaders, base)
         scripts: dict[Loader, str] = {}
         paths = []
@@ -156,8 +154,9 @@ class Explain:
         if record is not None and isinstance(answer, Install):
             try:
                 manner = manner_of(record, loader)
+                base = self._segments.base(record.facts.ip)
                 recipe = self._kitchen.recipe(self._store, record.id, answer.run)
-                return self._kitchen.preview(recipe, answer.run, self._base, manner)[0]["text"]
+                return self._kitchen.preview(recipe, answer.run, base, manner)[0]["text"]
             except BaremetalError as error:
                 return local_script(record, f"boot script could not be rendered: {error}", loader)
         return local_script(record, answer.reason, loader)

@@ -38,13 +38,20 @@ Ask = Callable[[str, str], Told]
 class Segments:
     """Explains and examines the segments of the settings.
 
-    `probe` asks on an interface, which takes some seconds; `ask` asks a TFTP server for a name.
+    `probe` asks on an interface, which takes some seconds; `ask` asks a TFTP server for a name. `base` is what machines
+    call us that are in no segment, or in one that does not say.
     """
 
     def __init__(
-        self, network: Network, probe: Probe = lambda interface: probe(interface, CLIENTS), ask: Ask = ask
+        self,
+        network: Network,
+        probe: Probe = lambda interface: probe(interface, CLIENTS),
+        ask: Ask = ask,
+        *,
+        base: str = "",
     ) -> None:
         self._network = network
+        self._base = base
         self._probe = probe
         self._ask = ask
 
@@ -63,11 +70,12 @@ class Segments:
         ]
 
     def base(self, ip: str) -> str:
-        """Return what a machine of this address calls us; empty where it is in none of the segments, or not known."""
+        """Return what a machine of this address calls us: as its segment says, else as everybody does."""
         if not ip:
-            return ""
+            return self._base
         address = ipaddress.ip_address(ip.partition("/")[0])
-        return next((one.base for one in self._network.segments if address in one.network), "")
+        bases = (one.base for one in self._network.segments if address in one.network)
+        return next(bases, "") or self._base
 
     def _of(self, ip: str) -> Sequence[Segment]:
         if ip:

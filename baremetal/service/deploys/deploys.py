@@ -73,7 +73,7 @@ class _Ready:
 
 
 class Deploys:
-    """The use cases that start and end runs. `base` is the boot app's public URL as previews show it.
+    """The use cases that start and end runs. `base_for` says what a machine of an address calls the boot app.
 
     `budgets` and `limits` are the settings' own, for the verbs that have no profile.
     """
@@ -86,7 +86,7 @@ class Deploys:
         kitchen: Kitchen,
         *,
         admission: Admission,
-        base: str,
+        base_for: Callable[[str], str],
         now: Callable[[], datetime],
         pairing: Pairing | None = None,
         budgets: Budgets | None = None,
@@ -101,7 +101,7 @@ class Deploys:
         self._kitchen = kitchen
         self._admission = admission
         self._errands = Errands(store, profiles, self._recipe)
-        self._base = base
+        self._base_for = base_for
         self._now = now
 
     # -- asking --
@@ -280,7 +280,7 @@ class Deploys:
             recipe = self._recipe(record, offer, asked_vars)
             variables = dict(recipe.variables)
             problems += self._profiles.check(recipe, record.life.runs + 1)
-            files = self._kitchen.preview(recipe, record.life.runs + 1, self._base)
+            files = self._kitchen.preview(recipe, record.life.runs + 1, self._base_for(record.facts.ip))
         except BaremetalError as error:
             if str(error) not in [str(known) for known in problems]:
                 problems.append(error)
@@ -327,7 +327,7 @@ class Deploys:
             "server": record.life.name,
             "profile": of,
             "run": number,
-            "files": self._kitchen.preview(recipe, number, self._base, manner),
+            "files": self._kitchen.preview(recipe, number, self._base_for(record.facts.ip), manner),
         }
 
     def _disk(self, record: ServerRecord, selector: str) -> dict[str, Any]:
