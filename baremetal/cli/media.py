@@ -158,6 +158,7 @@ def _open(config: Path | None) -> MediaImport:
             kernel=profile.kernel,
             initrd=profile.initrd,
             release=str(profile.vars.get("release", "")),
+            title=profile.title,
             beside="" if "iso_url" in profile.vars else str(profile.vars.get("iso", "")),
         )
         for name, profile in settings.profile.items()

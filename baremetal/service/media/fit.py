@@ -5,13 +5,14 @@ Owns these judgements and their words. Deliberately unknown: how media are read 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from baremetal.errors import Invalid, MediaMissing
-from baremetal.media.distros import DISTRO
+from baremetal.media.distros import DISTRO, DISTROS
 from baremetal.media.finding import Confidence, Finding
 from baremetal.netboot.profile import Family, media_files
 
@@ -24,7 +25,8 @@ _INSTALLERS = frozenset({"kickstart", "preseed", "autoinstall", "autoyast", "esx
 class Need:
     """What a profile wants of its media. ESXi has neither kernel nor initrd; for Windows the kernel is wimboot.
 
-    `beside` is what its installer fetches by itself and no medium has on it: for Ubuntu the whole image.
+    `beside` is what its installer fetches by itself and no medium has on it: for Ubuntu the whole image. Where
+    its `title` names a distribution, a medium of another one is wondered at.
     """
 
     profile: str
@@ -35,6 +37,7 @@ class Need:
     initrd: str
     release: str = ""
     beside: str = ""
+    title: str = ""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -99,12 +102,21 @@ def check_fit(finding: Finding, paths: AbstractSet[str], needs: Sequence[Need]) 
         for need in fitting
         if need.release and finding.version and finding.version.split(".")[0] != need.release
     ]
+    warnings += [
+        f"profile {need.profile} is called {need.title!r}, and this is {finding.label}"
+        for need in fitting
+        if finding.distro in DISTRO and _named_in(need.title) not in ("", finding.distro)
+    ]
     return warnings + [
         f"profile {need.profile} needs {path} too, which is not on it: put it into media/{need.media}/"
         for need in fitting
         for path in (*need.files, need.beside)
         if path and path not in paths
     ]
+
+
+def _named_in(title: str) -> str:
+    return next((one.key for one in DISTROS if re.search(one.says, title.lower())), "")
 
 
 def _no_pair(finding: Finding, need: Need, paths: AbstractSet[str]) -> MediaMissing:

@@ -106,6 +106,20 @@ def test_another_release_is_imported_with_a_warning(media: MediaImport, tmp_path
     assert added.warnings == ("profile rocky9 expects release 9, and this is Rocky Linux 8.10 x86_64",)
 
 
+@pytest.mark.parametrize(
+    ("title", "wonders"),
+    [("Red Hat Enterprise Linux 9", True), ("Rocky Linux 9", False), ("Our web servers", False), ("", False)],
+)
+def test_another_distribution_than_the_profile_is_named_for_is_imported_with_a_warning(
+    tmp_path: Path, title: str, wonders: bool
+) -> None:
+    need = Need("web", "web", "kickstart", "x86_64", *PXE, title=title)
+    media = MediaImport(tmp_path / "data" / "media", [need], now=lambda: NOW)
+    added = media.add("web", make_iso(ROCKY, tmp_path / "x.iso"))
+    said = (f"profile web is called {title!r}, and this is Rocky Linux 9.4 x86_64",)
+    assert added.warnings == (said if wonders else ())
+
+
 def test_a_relative_is_imported_with_a_warning(media: MediaImport, tmp_path: Path) -> None:
     added = media.add("rocky9", make_iso(skeleton.red_hat("EuroLinux", "9.4"), tmp_path / "x.iso"))
     assert added.record.distro == "eurolinux"
