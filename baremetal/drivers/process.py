@@ -93,14 +93,16 @@ class _Nurseries:
             self._start()
 
     def fork(self, pipe: int) -> int:
-        """Fork a child, from a new nursery when the former has died. Raises OSError."""
+        """Fork a child on this end of a pipe. Raises OSError; ConnectionError, TimeoutError where the nursery has gone.
+
+        It may have forked just before it went: a second try needs another pipe, or two children might hear one parent.
+        """
         with self._lock:
-            nursery = self._start()
             try:
-                return nursery.fork(pipe)
+                return self._start().fork(pipe)
             except (ConnectionError, TimeoutError):
                 self._drop()
-                return self._start().fork(pipe)
+                raise
 
     def end(self, pid: int) -> None:
         """Kill a child. Never raises."""
@@ -141,6 +143,13 @@ class Child:
     """One running child. Not for use by two threads at once. After a missed deadline it is dead."""
 
     def __init__(self) -> None:
+        try:
+            self._fork()
+        except ConnectionError:
+            self._fork()
+        self._alive = True
+
+    def _fork(self) -> None:
         self._pipe, theirs = Pipe()
         try:
             self._pid = _nurseries.fork(theirs.fileno())
@@ -149,7 +158,6 @@ class Child:
             raise
         finally:
             theirs.close()
-        self._alive = True
 
     @property
     def alive(self) -> bool:
