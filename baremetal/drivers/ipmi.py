@@ -258,7 +258,7 @@ def start_child(place: str) -> Child:
         return Child()
     except OSError as error:
         raise Unavailable(
-            f"{place}: no process could be started for the conversation", seen=error.strerror
+            f"{place}: no process could be started for the conversation", seen=error.strerror or str(error)
         ) from error
 
 

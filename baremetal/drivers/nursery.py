@@ -1,9 +1,9 @@
-"""The small process that conversation children are forked from: `python -m baremetal.drivers.nursery DESCRIPTOR`.
+"""The small process that conversation children are forked from: `python -m baremetal.drivers.nursery`.
 
 Has `child.py` loaded and nothing of the service, so that a child costs a fork and shares what is loaded. It does two
-things, over a socket of packets: fork a child on the pipe that comes with a packet, and end one. A child is reaped only
-when its parent says so: until then no other process can have its number, and nobody else is killed in its place.
-Leaves when the socket closes, as the children do when their pipes close.
+things, over a socket of packets that is its standard input: fork a child on the pipe that comes with a packet, and
+answer its process id; and reap one that its parent has killed, to which there is no answer. Until then no other process
+can have its number. Leaves when the socket closes, as the children do when their pipes close.
 """
 
 from __future__ import annotations
@@ -14,37 +14,32 @@ import select
 import signal
 import socket
 import struct
-import sys
-import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
 NUMBER = struct.Struct("!q")
-"""Every answer, and the request to end a child: a process id; of an answer, below zero for an errno."""
+"""The answer to a fork, and the request to reap: a process id; in an answer, below zero for an errno."""
 FORK = b"fork"
-# A killed process ends at once or takes its time; others want to be forked meanwhile.
-_REAPING_S = 0.02
+# Who is let go has just been killed, and takes a moment to end.
+_REAPING_MS = 20
 
 
 def serve(parent: socket.socket) -> None:
-    """Answer requests until the other end of the socket is closed."""
+    """Serve requests until the other end of the socket is closed."""
     ending: set[int] = set()
+    asked = select.poll()
+    asked.register(parent, select.POLLIN)
     while True:
-        while ending and not select.select([parent], (), (), _REAPING_S)[0]:
+        while ending and not asked.poll(_REAPING_MS):
             ending = {pid for pid in ending if not _reaped(pid)}
         request, pipes, _, _ = socket.recv_fds(parent, NUMBER.size, 1)
         if not request:
             return
         if pipes:
-            answer = _fork(parent, pipes[0])
-        else:
-            (answer,) = NUMBER.unpack(request)
-            with suppress(ProcessLookupError):
-                os.kill(answer, signal.SIGKILL)
-            if not _reaped(answer, within_s=_REAPING_S):
-                ending.add(answer)
-        parent.send(NUMBER.pack(answer))
+            parent.send(NUMBER.pack(_fork(parent, pipes[0])))
+        elif not _reaped(pid := NUMBER.unpack(request)[0]):
+            ending.add(pid)
 
 
 def _fork(parent: socket.socket, pipe: int) -> int:
@@ -70,23 +65,18 @@ def _live(parent: socket.socket, pipe: int) -> NoReturn:
         os._exit(1)
 
 
-def _reaped(pid: int, within_s: float = 0.0) -> bool:
-    deadline = time.monotonic() + within_s
+def _reaped(pid: int) -> bool:
     try:
-        while not os.waitpid(pid, os.WNOHANG)[0]:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.0005)
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
-        pass
-    return True
+        return True
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
     # not above: the parent imports this module, for what the two say to each other
     import baremetal.drivers.child  # noqa: F401
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
     gc.freeze()  # what is loaded is never garbage, and collecting would unshare it in every child
     with suppress(OSError):
-        serve(socket.socket(fileno=int(sys.argv[1])))
+        serve(socket.socket(fileno=0))

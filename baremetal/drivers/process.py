@@ -29,8 +29,12 @@ __all__ = ["Child", "warm"]
 _PATIENCE_S = 20.0
 
 
+class _Refused(OSError):
+    """The nursery lives, and could not fork."""
+
+
 class _Nursery:
-    """One nursery process and the socket to it. Not for use by two threads at once."""
+    """One nursery process and the socket to it."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -38,10 +42,9 @@ class _Nursery:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "baremetal.drivers.nursery", str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
+                    [sys.executable, "-P", "-m", "baremetal.drivers.nursery"],
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
                     env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 )
             except BaseException:
@@ -53,32 +56,30 @@ class _Nursery:
         return self._process.pid
 
     def fork(self, pipe: int) -> int:
-        """Fork a child on this end of a pipe, and return its process id. Raises OSError."""
+        """Fork a child on this end of a pipe, and return its process id. Not for two threads at once.
+
+        Raises _Refused; after anything else that is raised here it may yet answer, and must not be asked again.
+        """
         socket.send_fds(self._socket, [FORK], [pipe])
-        return self._answer()
-
-    def end(self, pid: int) -> None:
-        """Kill and reap a child. Raises OSError."""
-        self._socket.send(NUMBER.pack(pid))
-        self._answer()
-
-    def _answer(self) -> int:
         answer = self._socket.recv(NUMBER.size)
         if not answer:
             raise ConnectionResetError("the process that forks children has ended")
-        (pid,) = NUMBER.unpack(answer)
+        pid = int(NUMBER.unpack(answer)[0])
         if pid < 0:
-            raise OSError(-pid, os.strerror(-pid))
-        return int(pid)
+            raise _Refused(-pid, os.strerror(-pid))
+        return pid
+
+    def reap(self, pid: int) -> None:
+        """Have a child reaped that was killed. Waits for nothing, and never raises: without a nursery init does it."""
+        with contextlib.suppress(OSError):
+            self._socket.send(NUMBER.pack(pid), socket.MSG_DONTWAIT)
 
     def close(self) -> None:
-        """Let it go: it leaves by itself when the socket closes. Idempotent."""
+        """End it. Its children are their parent's to kill."""
         self._socket.close()
-        try:
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(2.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 class _Nurseries:
@@ -92,28 +93,20 @@ class _Nurseries:
         with self._lock:
             self._start()
 
-    def fork(self, pipe: int) -> int:
-        """Fork a child on this end of a pipe. Raises OSError; ConnectionError, TimeoutError where the nursery has gone.
+    def fork(self, pipe: int) -> tuple[_Nursery, int]:
+        """Fork a child on this end of a pipe. Raises OSError; ConnectionError where the nursery has died.
 
-        It may have forked just before it went: a second try needs another pipe, or two children might hear one parent.
+        It may have forked just before it died: a second try needs another pipe, or two children might hear one parent.
         """
         with self._lock:
+            nursery = self._start()
             try:
-                return self._start().fork(pipe)
-            except (ConnectionError, TimeoutError):
+                return nursery, nursery.fork(pipe)
+            except _Refused:
+                raise
+            except BaseException:
                 self._drop()
                 raise
-
-    def end(self, pid: int) -> None:
-        """Kill a child. Never raises."""
-        with self._lock, contextlib.suppress(OSError):
-            if self._now is not None:
-                try:
-                    self._now.end(pid)
-                    return
-                except (ConnectionError, TimeoutError):
-                    self._drop()
-            os.kill(pid, signal.SIGKILL)  # it has outlived its nursery
 
     def close(self) -> None:
         with self._lock:
@@ -152,12 +145,13 @@ class Child:
     def _fork(self) -> None:
         self._pipe, theirs = Pipe()
         try:
-            self._pid = _nurseries.fork(theirs.fileno())
+            self._nursery, self._pid = _nurseries.fork(theirs.fileno())
         except BaseException:
             self._pipe.close()
             raise
         finally:
             theirs.close()
+        self._handle = _handle(self._pid)
 
     @property
     def alive(self) -> bool:
@@ -203,11 +197,27 @@ class Child:
         return answer
 
     def kill(self) -> None:
-        """End the child at once, whatever it is doing. Idempotent; never raises."""
-        if self._alive:
-            self._alive = False
-            self._pipe.close()
-            _nurseries.end(self._pid)
+        """End the child at once, whatever it is doing, or its nursery. Idempotent; never raises."""
+        if not self._alive:
+            return
+        self._alive = False
+        self._pipe.close()
+        with contextlib.suppress(OSError):
+            if self._handle is None:
+                os.kill(self._pid, signal.SIGKILL)
+            else:
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        if self._handle is not None:
+            os.close(self._handle)
+        self._nursery.reap(self._pid)
+
+
+def _handle(pid: int) -> int | None:
+    """Open what means this process and never another one that gets its number; None before Linux 5.3."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
 
 
 def _refusal(permit: Permit | None, deadline: float, deadline_s: float) -> BaseException | None:

@@ -32,7 +32,7 @@ from baremetal.telemetry import logger
 log = logger(__name__)
 
 _ADVISORY = 0x6261_7265_6D65_7461  # "baremeta"
-_OLDEST_SQLITE = (3, 35, 0)  # RETURNING
+_OLDEST_SQLITE = (3, 35, 5)  # RETURNING, and DROP COLUMN without its first defects
 _RLock = Any  # the standard library names no type for it
 
 
@@ -47,7 +47,7 @@ class Database:
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise Unavailable(
                 f"SQLite {sqlite3.sqlite_version} is too old",
-                fix="use a Python built with SQLite 3.35 or newer",
+                fix="use a Python built with SQLite 3.35.5 or newer",
             )
         self.dialect = where.get_backend_name()
         self._kept: Connection | None = None

@@ -161,7 +161,7 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     to_state: str | None = None
     outcome: str | None = None
     event: Mapping[str, Any] | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = {}
     fence: int | None = None
 
 

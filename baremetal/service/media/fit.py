@@ -105,7 +105,7 @@ def check_fit(finding: Finding, paths: AbstractSet[str], needs: Sequence[Need]) 
     warnings += [
         f"profile {need.profile} is called {need.title!r}, and this is {finding.label}"
         for need in fitting
-        if finding.distro in DISTRO and _named_in(need.title) not in ("", finding.distro)
+        if finding.distro in DISTRO and finding.distro not in (_named_in(need.title) or [finding.distro])
     ]
     return warnings + [
         f"profile {need.profile} needs {path} too, which is not on it: put it into media/{need.media}/"
@@ -115,8 +115,8 @@ def check_fit(finding: Finding, paths: AbstractSet[str], needs: Sequence[Need]) 
     ]
 
 
-def _named_in(title: str) -> str:
-    return next((one.key for one in DISTROS if re.search(one.says, title.lower())), "")
+def _named_in(title: str) -> list[str]:
+    return [one.key for one in DISTROS if re.search(rf"\b(?:{one.says})", title.lower())]
 
 
 def _no_pair(finding: Finding, need: Need, paths: AbstractSet[str]) -> MediaMissing:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from baremetal.drivers import process
+from baremetal.drivers import nursery, process
 from baremetal.drivers.process import Child, warm
 from baremetal.errors import BmcError, BmcErrorKind, Superseded
 
@@ -197,6 +199,10 @@ def _nursery() -> int:
     return nursery.pid
 
 
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
 def test_a_nursery_that_was_killed_is_started_again() -> None:
     outlives = Child()
     first = _nursery()
@@ -218,6 +224,56 @@ def test_a_child_that_outlives_its_nursery_can_be_killed() -> None:
     os.kill(child.pid, signal.SIGSTOP)
     child.kill()
     assert _await(lambda: not _is_running(child.pid))
+
+
+def test_a_nursery_that_hangs_costs_a_fork_and_no_kill(monkeypatch: pytest.MonkeyPatch) -> None:
+    process._nurseries.close()
+    monkeypatch.setattr(process, "_PATIENCE_S", 2.0)
+    child = Child()
+    hung = _nursery()
+    os.kill(hung, signal.SIGSTOP)
+    begun = time.monotonic()
+    child.kill()
+    assert _await(lambda: not _is_running(child.pid))
+    assert time.monotonic() - begun < 1.0
+    with pytest.raises(TimeoutError):
+        Child()
+    assert not _is_running(hung)
+    another = Child()
+    assert another.ask(("modules",), 10)[0] == "ok"
+    another.kill()
+
+
+def test_an_answer_that_nobody_waited_for_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    Child().kill()
+    first = _nursery()
+    with monkeypatch.context() as patched:
+        patched.setattr(process, "NUMBER", None)  # breaks after the request has been sent
+        with pytest.raises(AttributeError):
+            Child()
+    child = Child()
+    assert _nursery() != first
+    assert str(child.pid) in _children(_nursery())
+    child.kill()
+
+
+def test_a_nursery_that_cannot_fork_says_so_and_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(errno.EAGAIN, "no process more")
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    monkeypatch.setattr("os.fork", refuse)
+    served = threading.Thread(target=nursery.serve, args=(theirs,))
+    served.start()
+    before = _descriptors()
+    for _ in range(2):
+        socket.send_fds(ours, [nursery.FORK], [0])
+        assert nursery.NUMBER.unpack(ours.recv(64)) == (-errno.EAGAIN,)
+    assert _descriptors() == before
+    ours.close()
+    served.join(5.0)
+    assert not served.is_alive()
+    theirs.close()
 
 
 def test_the_nursery_is_the_only_process_that_is_kept() -> None:
@@ -273,5 +329,6 @@ def test_nothing_is_left_behind_by_many_at_once() -> None:
         list(pool.map(live, range(48)))
     assert len(set(pids)) == 48
     assert _await(lambda: not any(_is_running(pid) for pid in pids))
+    assert _await(lambda: _children(_nursery()) == []), "dead ones are reaped too"
     assert _descriptors() == before
     assert threading.active_count() == threads

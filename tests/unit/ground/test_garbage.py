@@ -1,4 +1,4 @@
-"""Looks through everything happen when they are asked for, and not in the middle of a storm.
+"""Looks through everything happen when they are asked for, and not whenever much was made.
 
 What is set here holds for a whole process, so each case is one of its own.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+
+import pytest
 
 from baremetal import garbage
 
@@ -38,6 +40,11 @@ def _run(program: str) -> str:
     return done.stdout.strip()
 
 
+# From there on the interpreter looks through a share of everything each time, and has no third threshold.
+by_generations = pytest.mark.skipif(sys.version_info >= (3, 14), reason="looks are spread out by themselves")
+
+
+@by_generations
 def test_everything_is_looked_through_only_when_asked_for() -> None:
     said = _run(
         """
@@ -49,6 +56,7 @@ def test_everything_is_looked_through_only_when_asked_for() -> None:
     assert said == "True True 0"
 
 
+@by_generations
 def test_the_interpreter_left_to_itself_does_otherwise() -> None:
     """Or the test above would prove nothing."""
     assert _run("kept = knots(700_000); print(looks[2] > 0)") == "True"

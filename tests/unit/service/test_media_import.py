@@ -108,7 +108,13 @@ def test_another_release_is_imported_with_a_warning(media: MediaImport, tmp_path
 
 @pytest.mark.parametrize(
     ("title", "wonders"),
-    [("Red Hat Enterprise Linux 9", True), ("Rocky Linux 9", False), ("Our web servers", False), ("", False)],
+    [
+        ("Red Hat Enterprise Linux 9", True),
+        ("Rocky Linux 9", False),
+        ("AlmaLinux or Rocky 9", False),
+        ("Salma's web servers", False),
+        ("", False),
+    ],
 )
 def test_another_distribution_than_the_profile_is_named_for_is_imported_with_a_warning(
     tmp_path: Path, title: str, wonders: bool

@@ -196,6 +196,8 @@ def test_a_forgotten_server_leaves_its_history_only(store: Store) -> None:
     assert store.history(record.id)[:-1] == told
     assert store.history(record.id)[-1].note == "forgotten"
     with pytest.raises(Unknown):
+        store.frozen(record.id, 1)
+    with pytest.raises(Unknown):
         store.credentials(record.id)
     with pytest.raises(Unknown):
         store.forget(record.id, NOW, "alice")
