@@ -155,7 +155,9 @@ def _fire(name: str, point: _Armed) -> None:
         point.hits += 1
         if point.only is not None and point.hits != point.only:
             return
-    print(f"failpoint {name}: {point.mode}", file=sys.stderr, flush=True)
+    # in one piece: print writes the end of a line by itself, and another thread's line may come between
+    sys.stderr.write(f"failpoint {name}: {point.mode}\n")
+    sys.stderr.flush()
     match point.mode:
         case Mode.KILL:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -314,11 +314,8 @@ class Deploys:
         if profile is None and run is not None and errand(run) is not None:
             known = self._store.run(record.id, run.number)
             assert known is not None
-            recipe, number, of = (
-                self._kitchen.recipe(self._store, record.id, run.number),
-                run.number,
-                known.profile,
-            )
+            number, of = run.number, known.profile
+            recipe = self._kitchen.recipe(self._store, record.id, number)
         else:
             verb = Verb.REBUILD if profile is None else Verb.DEPLOY
             offer, asked_vars = self._offer(record, Order(str(verb), profile=profile), verb)
