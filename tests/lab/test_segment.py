@@ -103,7 +103,9 @@ def test_bios_pxelinux_is_answered_at_its_first_name_and_starts_the_installer(tm
             "TFTP: ldlinux.c32 fetched",
             f"TFTP: {pxelinux.lookups(seen.mac, uuid=seen.uuid)[0]} fetched",
             "/tiny/vmlinuz fetched",
-            "/tiny/initrd.img fetched",
+            # Asked for, not delivered: pxelinux stops the NIC with its last acknowledgement, and when that is lost
+            # the end of the last transfer is learnt seconds later, from the installer's kernel at the same address.
+            "initrd tiny/initrd.img fetched",
             "go: run 2 may write to vda",
         ),
         notes,

@@ -11,8 +11,6 @@ import textwrap
 
 import pytest
 
-from baremetal import garbage
-
 LOOKS = """
 import gc
 from baremetal import garbage
@@ -97,7 +95,3 @@ def test_loading_ends_however_it_ends() -> None:
         """
     )
     assert said == "True"
-
-
-def test_it_is_looked_for_often_enough_for_what_a_service_leaves() -> None:
-    assert 60.0 <= garbage.EVERY_S <= 3600.0
