@@ -17,6 +17,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from baremetal import telemetry
 from baremetal.drivers.base import BmcCredentials, BmcDriver, BmcUrl
@@ -33,7 +34,6 @@ from baremetal.errors import (
 )
 from baremetal.failpoints import failpoint
 from baremetal.lifecycle.actions import Action, CheckLogin, EnsurePower
-from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.decision import Decision, Outcome, Reply
 from baremetal.lifecycle.events import Did, Event, Failed, Heard, Intended, Overdue
@@ -182,7 +182,7 @@ class Engine:
             # Nobody held, aborted or switched maintenance in between, or the fence would have been raised twice; of
             # whatever else happened meanwhile the guard of the first commit tells.
             if fence == record.life.fence + 1:
-                record = amend(record, life=amend(record.life, fence=fence))
+                record = replace(record, life=replace(record.life, fence=fence))
             else:
                 record = self.store.server(server_id)
             with ExitStack() as stack:
@@ -317,7 +317,7 @@ class Engine:
             did = Did(run.number, run.step, fence, wrote=seen.wrote, power=seen.power, seen=seen.text)
             decision = self.submit(server_id, did, known=permit.record, power=power, hold=hold)
             _crash_point(run, action, "after")
-            record = amend(record, life=decision.server, power_state=seen.power or record.power_state)
+            record = replace(record, life=decision.server, power_state=seen.power or record.power_state)
 
     def _moved_on(self, record: ServerRecord, run: Run, fence: int) -> bool:
         """Whether a write was forbidden because this turn is over, not because its step was replaced by another."""
@@ -379,7 +379,7 @@ class _Permit:
             decision = decide(self.record.life, event, self._engine.now())
         else:
             decision = self._engine.submit(self.record.id, event, known=self.record)
-            self.record = amend(self.record, life=decision.server)
+            self.record = replace(self.record, life=decision.server)
             self._intended = True
         now = decision.server.run
         if decision.outcome is not Outcome.CHANGED or now is None or now.step != run.step:

@@ -5,29 +5,26 @@ An action says *what must be true*; how it is made true is `engine/perform.py`'s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from baremetal.lifecycle.model import BootDevice, PowerState
 
 
-@dataclass(frozen=True, slots=True)
-class CheckAccess:
+class CheckAccess(Struct, frozen=True):
     """Prove that the BMC answers to our credentials, and see whether the server is on. Reads only."""
 
     def __str__(self) -> str:
         return "check access to the BMC"
 
 
-@dataclass(frozen=True, slots=True)
-class EnsurePower:
+class EnsurePower(Struct, frozen=True):
     target: PowerState
 
     def __str__(self) -> str:
         return f"power {self.target}"
 
 
-@dataclass(frozen=True, slots=True)
-class EnsureBootDevice:
+class EnsureBootDevice(Struct, frozen=True):
     device: BootDevice
     persistent: bool = False
 
@@ -37,8 +34,7 @@ class EnsureBootDevice:
         return f"boot device {self.device}{', persistent' if self.persistent else ', once'}"
 
 
-@dataclass(frozen=True, slots=True)
-class CheckLogin:
+class CheckLogin(Struct, frozen=True):
     """Prove over SSH that what runs is what this run installed."""
 
     def __str__(self) -> str:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from hashlib import blake2b
 
+from msgspec.structs import replace
+
 from baremetal.lifecycle.actions import CheckAccess, CheckLogin, EnsurePower
-from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.decision import Decision
 from baremetal.lifecycle.events import (
     Asked,
@@ -101,7 +102,7 @@ def _begin(server: Server, asked: Asked, now: datetime) -> Decision:
         )
     if not flow.steps:
         word = "on the operator's word" if asked.verb is Verb.ADOPT else "nothing to do on the machine"
-        ended = amend(server, state=flow.ends, last_error="")
+        ended = replace(server, state=flow.ends, last_error="")
         return changed(server, ended, f"{asked.verb}: {word}; now {flow.ends}")
     number = server.runs + 1
     run = Run(
@@ -120,7 +121,7 @@ def _begin(server: Server, asked: Asked, now: datetime) -> Decision:
         limits=asked.limits,
         last_sign=f"{flow.name} asked by {asked.by}",
     )
-    begun = amend(server, runs=number, run=run, last_error="")
+    begun = replace(server, runs=number, run=run, last_error="")
     return changed(server, enter(begun, 0, now), f"{flow.name} asked by {asked.by}: run {number} begins")
 
 
@@ -144,12 +145,12 @@ def _abort(server: Server, asked: Asked, now: datetime) -> Decision:
 def _maintenance(server: Server, event: MaintenanceChanged, now: datetime) -> Decision:
     if event.on == server.maintenance:
         return noop(server, f"maintenance is {'on' if event.on else 'off'} already")
-    after = amend(server, maintenance=event.on, fence=server.fence + 1)
+    after = replace(server, maintenance=event.on, fence=server.fence + 1)
     run = server.run
     if event.on and run is not None and run.deadline is not None:
-        after = amend(after.with_run(deadline=None), paused=max(run.deadline - now, timedelta(0)))
+        after = replace(after.with_run(deadline=None), paused=max(run.deadline - now, timedelta(0)))
     elif not event.on and run is not None and server.paused is not None:
-        after = amend(after.with_run(deadline=now + server.paused), paused=None)
+        after = replace(after.with_run(deadline=now + server.paused), paused=None)
     return changed(server, after, f"maintenance {'on' if event.on else 'off'} by {event.by}")
 
 
@@ -175,7 +176,7 @@ def _intended(server: Server, event: Intended, now: datetime) -> Decision:
     if run.deadline is not None and now >= run.deadline:
         return noop(server, f"{step.name}: the deadline has passed, the write was not sent")
     if not isinstance(step.action, EnsurePower):
-        return changed(server, server, f"intends {owed(server)}", run=amend(run, trouble=""))
+        return changed(server, server, f"intends {owed(server)}", run=replace(run, trouble=""))
     # a write that seems to be ahead of us was made before the clock was set back
     recent = tuple(at for at in server.power_writes if timedelta(0) <= now - at < HOUR)
     if run.power_writes >= run.limits.power_writes_per_step:
@@ -193,7 +194,7 @@ def _intended(server: Server, event: Intended, now: datetime) -> Decision:
         again = enter(server.with_run(attempt=run.attempt + 1), workflow(run).index("pxe"), now)
         note = "the boot flags are too old to trust; setting them again before power on"
         return changed(server, again, note)
-    intended = amend(
+    intended = replace(
         run, power_writes=run.power_writes + 1, power_on_intended=run.power_on_intended or netboot_on
     )
     return changed(server, server, f"intends {step.action}", power_writes=(*recent, now), run=intended)
@@ -212,7 +213,7 @@ def _did(server: Server, event: Did, now: datetime) -> Decision:
         return changed(server, netboot_again(server, now), note)
     after = server
     if isinstance(step.action, CheckAccess):
-        after = amend(after, found_on=after.found_on or event.power is PowerState.ON)
+        after = replace(after, found_on=after.found_on or event.power is PowerState.ON)
     if step.name == "pxe":
         after = after.with_run(flags_at=now)
     how = "done" if event.wrote else "already so"

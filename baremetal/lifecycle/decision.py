@@ -5,8 +5,9 @@ Owns the form of a decision only; it knows no rule.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from baremetal.lifecycle.actions import Action
 from baremetal.lifecycle.model import Server
@@ -30,8 +31,7 @@ class Reply(StrEnum):
     LOCAL = "local"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """The server as it now is, the action it is owed, a sentence for the history, and the machine's reply."""
 
     server: Server

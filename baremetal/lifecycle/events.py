@@ -5,7 +5,7 @@ Results carry (run, step, fence) of the turn that produced them, so that late on
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct
 
 from baremetal.lifecycle.model import (
     BootDevice,
@@ -21,8 +21,7 @@ from baremetal.lifecycle.model import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """An operator asks for a verb. The settings of a deploy are frozen into its run."""
 
     verb: Verb
@@ -35,12 +34,11 @@ class Asked:
     reboots: bool = False
     asks_go: bool = True
     flip: BootDevice = BootDevice.DISK
-    budgets: Budgets = field(default_factory=Budgets)
-    limits: Limits = field(default_factory=Limits)
+    budgets: Budgets = Budgets()
+    limits: Limits = Limits()
 
 
-@dataclass(frozen=True, slots=True)
-class Intended:
+class Intended(Struct, frozen=True):
     """A write is about to be sent: recorded before its first byte (promises I13)."""
 
     run: int
@@ -48,8 +46,7 @@ class Intended:
     fence: int
 
 
-@dataclass(frozen=True, slots=True)
-class Did:
+class Did(Struct, frozen=True):
     """An action's target state was read back. `wrote` is false where it was true already."""
 
     run: int
@@ -60,8 +57,7 @@ class Did:
     seen: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """An action did not reach its target. `pauses` marks an open breaker: the wait is not held against the step."""
 
     run: int
@@ -73,8 +69,7 @@ class Failed:
     pauses: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(Struct, frozen=True):
     """The machine called back, with a token that was made for `run`. `disks`: what a wipe would overwrite."""
 
     signal: Signal
@@ -87,24 +82,21 @@ class Heard:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(Struct, frozen=True):
     """The machine asked for something inside a run."""
 
     what: Fetch
     address: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Overdue:
+class Overdue(Struct, frozen=True):
     """The deadline of this run's step has passed."""
 
     run: int
     step: int
 
 
-@dataclass(frozen=True, slots=True)
-class MaintenanceChanged:
+class MaintenanceChanged(Struct, frozen=True):
     on: bool
     by: str = "operator"
 

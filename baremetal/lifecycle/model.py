@@ -6,11 +6,11 @@ Those live in the store beside this value and are frozen into the run's record w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from baremetal.lifecycle.amend import amend
+from msgspec import Struct
+from msgspec.structs import replace
 
 
 class ProvisionState(StrEnum):
@@ -122,8 +122,7 @@ class Fetch(StrEnum):
     MEDIA = "media"
 
 
-@dataclass(frozen=True, slots=True)
-class Budgets:
+class Budgets(Struct, frozen=True):
     """How long each wait of a run may last, in seconds; frozen into the run when it starts."""
 
     access_s: float = 30.0
@@ -138,8 +137,7 @@ class Budgets:
     wipe_s: float = 86400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Bounds on what a run may do to a machine (promises, BMC conversation rules).
 
     `flags_fresh_s`: power-on follows the verified boot flags within this, since BMCs forget them after 60 s.
@@ -154,8 +152,7 @@ class Limits:
     patience_s: float = 900.0
 
 
-@dataclass(frozen=True, slots=True)
-class Go:
+class Go(Struct, frozen=True):
     """The one permission of a run to touch a disk: to which boot instance, from where, for which disk.
 
     An install names one `disk`, a wipe all of its `disks`, each by name and serial.
@@ -169,8 +166,7 @@ class Go:
     disks: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """One execution of a workflow on one server, from the verb to its end.
 
     `wipe` belongs to the verb: the disks are overwritten too. `step` indexes the workflow's steps, or the closing
@@ -202,14 +198,13 @@ class Run:
     reboots: bool = False
     asks_go: bool = True
     flip: BootDevice = BootDevice.DISK
-    budgets: Budgets = field(default_factory=Budgets)
-    limits: Limits = field(default_factory=Limits)
+    budgets: Budgets = Budgets()
+    limits: Limits = Limits()
     last_sign: str = ""
     trouble: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(Struct, frozen=True):
     """What `decide` knows of one server. Every accepted change adds one to `generation`.
 
     `paused` holds what was left of the run's deadline while maintenance stops the clock. `found_on` says that the
@@ -234,11 +229,10 @@ class Server:
     def with_run(self, **changes: object) -> Server:
         """Return this server with some fields of its open run replaced. Raises AssertionError without a run."""
         assert self.run is not None
-        return amend(self, run=amend(self.run, **changes))
+        return replace(self, run=replace(self.run, **changes))
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(Struct, frozen=True):
     """A disk as an installer reported it; size in bytes."""
 
     name: str

@@ -9,8 +9,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+from msgspec.structs import replace
+
 from baremetal.lifecycle.actions import Action, EnsureBootDevice
-from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.decision import Decision, Outcome, Reply
 from baremetal.lifecycle.model import ProvisionState, Run, Server, Verb
 from baremetal.lifecycle.workflows import FAILS_TO, WORKFLOWS, Do, Step, Workflow, allowed_verbs
@@ -37,7 +38,7 @@ def current_step(server: Server) -> Step | None:
 
 def enter(server: Server, index: int, now: datetime) -> Server:
     """Return the server standing at a step of its run (or closing row), its deadline set, its counters clean."""
-    return amend(server, **_standing_at(server, index, now))
+    return replace(server, **_standing_at(server, index, now))
 
 
 def _standing_at(server: Server, index: int, now: datetime) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def _standing_at(server: Server, index: int, now: datetime) -> dict[str, Any]:
     paused = server.paused
     if server.maintenance:
         deadline, paused = None, timedelta(seconds=budget)
-    standing = amend(
+    standing = replace(
         run,
         step=index,
         entered=now,
@@ -106,7 +107,7 @@ def close(before: Server, reason: str, now: datetime) -> Decision:
     """Give the run up in one commit: tokens dead, fence raised; then the closing row, then the failed state."""
     run = before.run
     assert run is not None
-    server = amend(before, fence=before.fence + 1)
+    server = replace(before, fence=before.fence + 1)
     ends = FAILS_TO[before.state]
     last = [at for at, step in enumerate(workflow(run).closing) if FAILS_TO[step.state] is ends]
     if not last:
@@ -134,7 +135,7 @@ def _end(before: Server, server: Server, state: ProvisionState, reason: str, not
         deployed, found_on = 0, False
     elif run.go is not None:
         deployed = 0
-    ended = amend(
+    ended = replace(
         server, state=state, run=None, paused=None, last_error=reason, deployed=deployed, found_on=found_on
     )
     return changed(before, ended, f"{note}; now {state}" if not reason else f"{note}")
@@ -142,7 +143,7 @@ def _end(before: Server, server: Server, state: ProvisionState, reason: str, not
 
 def changed(before: Server, after: Server, note: str, **more: Any) -> Decision:
     """Decide for `after`, with `more` of its fields changed."""
-    after = amend(after, generation=before.generation + 1, **more)
+    after = replace(after, generation=before.generation + 1, **more)
     return Decision(after, owed(after), note)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from baremetal.lifecycle.amend import amend
+from msgspec.structs import replace
+
 from baremetal.lifecycle.decision import Decision, Reply
 from baremetal.lifecycle.events import Fetched, Heard
 from baremetal.lifecycle.model import Fetch, Go, Run, Server, Signal
@@ -88,7 +89,7 @@ def _ask_go(server: Server, run: Run, what: Errand, event: Heard, now: datetime)
         if run.reboots:
             return refuse_machine(server, "go asked for by another boot; it was given already")
         failed = fail(server, f"BM405 rebooted during {what.noun}: go was asked for by another boot", now)
-        return amend(failed, reply=Reply.REFUSED)
+        return replace(failed, reply=Reply.REFUSED)
     if server.maintenance:
         return noop(server, "in maintenance: go must wait", Reply.WAIT)
     if window_run(server) is None:
@@ -110,7 +111,7 @@ def _ask_go(server: Server, run: Run, what: Errand, event: Heard, now: datetime)
         else "may begin; it names its disk before it writes"
     )
     decision = resume(server, given, f"go: run {run.number} {may}", now)
-    return amend(decision, reply=Reply.GO)
+    return replace(decision, reply=Reply.GO)
 
 
 def _repeat_go(server: Server, run: Run, go: Go, event: Heard) -> Decision:
@@ -125,9 +126,9 @@ def _repeat_go(server: Server, run: Run, go: Go, event: Heard) -> Decision:
         return refuse_machine(server, f"go was given for {go.disk}; {event.disk} is another disk")
     if server.maintenance:
         return noop(server, "in maintenance: the disk must wait", Reply.WAIT)
-    named = server.with_run(go=amend(go, disk=event.disk), last_sign=f"go for disk {event.disk}")
+    named = server.with_run(go=replace(go, disk=event.disk), last_sign=f"go for disk {event.disk}")
     note = f"go: run {run.number} may write to {event.disk}"
-    return amend(changed(server, named, note), reply=Reply.GO)
+    return replace(changed(server, named, note), reply=Reply.GO)
 
 
 def notice_fetch(server: Server, event: Fetched, now: datetime) -> Decision:
@@ -141,12 +142,12 @@ def notice_fetch(server: Server, event: Fetched, now: datetime) -> Decision:
         if not run.asks_go:
             return _served_once(server, served, note, now)
         if run.step <= (asked := workflow(run).index("script")):
-            return amend(changed(server, enter(served, asked + 1, now), note), reply=Reply.SERVE)
-        return amend(changed(server, served, f"{note}, again"), reply=Reply.SERVE)
+            return replace(changed(server, enter(served, asked + 1, now), note), reply=Reply.SERVE)
+        return replace(changed(server, served, f"{note}, again"), reply=Reply.SERVE)
     what = errand(run)
     if what is not None and is_writing(run) and not run.reboots and not server.maintenance:
         failed = fail(server, f"BM405 rebooted during {what.noun}: a boot script was asked for after go", now)
-        return amend(failed, reply=Reply.LOCAL)
+        return replace(failed, reply=Reply.LOCAL)
     return noop(server, "boot script asked for outside the window", Reply.LOCAL)
 
 
@@ -160,4 +161,4 @@ def _served_once(before: Server, served: Server, note: str, now: datetime) -> De
         last_sign="boot script, which was the go",
     )
     decision = resume(before, given, f"{note}: go, for an installer that cannot ask for it", now)
-    return amend(decision, reply=Reply.SERVE)
+    return replace(decision, reply=Reply.SERVE)

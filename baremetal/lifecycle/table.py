@@ -8,9 +8,10 @@ each state change against `edges()`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
+
+from msgspec.structs import replace
 
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.decision import Decision, Outcome

@@ -10,10 +10,12 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import asdict
 
 from baremetal import telemetry
 from baremetal.errors import BaremetalError, Invalid, MediaMissing, Unknown

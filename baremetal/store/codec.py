@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import Any, get_args
 
 import msgspec
+from msgspec.structs import replace
 
 from baremetal.errors import Unavailable
-from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.events import Event
 from baremetal.lifecycle.model import Server
 
@@ -51,7 +51,7 @@ def decode_life(text: str, generation: int, fence: int) -> Server:
     """
     server = _decoded(text)
     if server.fence != fence or server.generation != generation:
-        return amend(server, generation=generation, fence=fence)
+        return replace(server, generation=generation, fence=fence)
     return server
 
 

@@ -10,9 +10,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from msgspec.structs import replace
 from sqlalchemy import bindparam, delete, false, func, insert, select
 
-from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.model import Server
 from baremetal.store.codec import decode_event, decode_life, dump, load
@@ -233,7 +233,7 @@ def fold(entries: Sequence[HistoryEntry], initial: Server) -> Server:
     for entry in entries:
         if entry.kind == "decision" and entry.event is not None:
             if entry.fence not in (None, server.fence):
-                server = amend(server, fence=entry.fence)
+                server = replace(server, fence=entry.fence)
             server = decide(server, decode_event(entry.event), entry.at).server
     return server
 

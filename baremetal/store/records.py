@@ -61,8 +61,7 @@ class NewServer:
     then: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerRecord:
+class ServerRecord(msgspec.Struct, frozen=True):
     """A server under care. `id` is never used twice."""
 
     id: str

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from baremetal.lifecycle.actions import EnsureBootDevice, EnsurePower
-from baremetal.lifecycle.amend import amend
 from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Asked, Did, Event, Heard, Intended
 from baremetal.lifecycle.model import BootDevice, PowerState, Proof, ProvisionState, Server, Signal, Verb
@@ -60,7 +61,7 @@ class Watch:
 
     def reserved(self, fence: int) -> None:
         check(fence > self.life.fence, "I11", "a reservation did not raise the fence")
-        self.life = amend(self.life, fence=fence)
+        self.life = replace(self.life, fence=fence)
 
     # -- state --
 
@@ -265,7 +266,7 @@ class Watch:
         entries = world.real_store.history(server_id=world.id, kinds=("decision",), limit=100_000)
         folded = fold(entries, self.initial)
         check(folded.generation == life.generation, "I8", "the history lacks a change")
-        check(amend(folded, fence=life.fence) == life, "I8", "folding differs")
+        check(replace(folded, fence=life.fence) == life, "I8", "folding differs")
         step = current_step(life)
         check(step is None, "I26", "still {}, although faults stopped long ago", life.run)
         begun = Counter((write.run, write.what) for write in world.machine.disk.log if write.boot_id)

@@ -5,10 +5,12 @@ Each bends one part of one process of the program, the way a plausible mistake w
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
+
+from msgspec.structs import replace
 
 from baremetal.drivers.base import BmcDriver, Permit
 from baremetal.engine.perform import Performer, Quirks, Seen
@@ -112,7 +114,9 @@ def accept_an_old_run(world: World) -> None:
             present = world.store.server(server_id).life.run
         except Unknown:
             present = None
-        return honest(server_id, present.number if present else run, signal, replace(news, run=""), address)
+        return honest(
+            server_id, present.number if present else run, signal, dataclasses.replace(news, run=""), address
+        )
 
     world.boot.signal = signal  # type: ignore[method-assign]
 

@@ -10,8 +10,10 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import asdict
 
 from baremetal.errors import Invalid
 from baremetal.lifecycle.model import Disk, Signal

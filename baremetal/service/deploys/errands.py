@@ -7,8 +7,9 @@ Owns which RAM system a verb boots, and the checks that need a profile. Delibera
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from baremetal.engine.engine import Begin
 from baremetal.errors import BaremetalError, Invalid, Unknown

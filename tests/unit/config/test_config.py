@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import dataclasses
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from pydantic import BaseModel
 
 from baremetal.config import Config, ProfileConfig, is_loopback, load, split_listen
@@ -87,11 +87,9 @@ def test_the_shipped_file_is_valid_and_describes_the_shipped_profiles() -> None:
 
 def test_budgets_and_limits_are_those_of_the_core() -> None:
     config = Config.model_construct()
-    assert config.deploy.budgets.model_dump() == dataclasses.asdict(Budgets())
-    assert config.deploy.limits.model_dump() == dataclasses.asdict(Limits())
-    assert set(ProfileConfig.model_fields["budgets"].default.model_dump()) == set(
-        dataclasses.asdict(Budgets())
-    )
+    assert config.deploy.budgets.model_dump() == structs.asdict(Budgets())
+    assert config.deploy.limits.model_dump() == structs.asdict(Limits())
+    assert set(ProfileConfig.model_fields["budgets"].default.model_dump()) == set(structs.asdict(Budgets()))
 
 
 def test_every_setting_is_read_by_the_program() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from msgspec.structs import replace
 
 from baremetal.lifecycle.model import BootTarget, Go, Method, ProvisionState, Run, Server, Signal, Verb
 from baremetal.netboot.answer import Install, LocalBoot, TargetBoot, choose_answer

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import replace
 
 from baremetal.errors import Unavailable
 from baremetal.lifecycle.events import Event
@@ -56,9 +57,9 @@ def test_types_survive_too(server: Server) -> None:
 
 def _assert_same_types(one: Any, other: Any) -> None:
     assert type(one) is type(other)
-    if is_dataclass(one):
-        for field in fields(one):
-            _assert_same_types(getattr(one, field.name), getattr(other, field.name))
+    if isinstance(one, Struct):
+        for name in one.__struct_fields__:
+            _assert_same_types(getattr(one, name), getattr(other, name))
     elif isinstance(one, tuple):
         for first, second in zip(one, other, strict=True):
             _assert_same_types(first, second)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import Pool, event
 
 from baremetal.errors import Invalid, Unavailable
@@ -62,7 +63,12 @@ WRITES: dict[str, Callable[[Store, str], object]] = {
     "refused": lambda store, server_id: submit(store, server_id, ask(Verb.REBUILD), NOW),
     "reserve": lambda store, server_id: store.reserve(server_id, NOW, NOW),
     "facts": lambda store, server_id: store.set_facts(
-        server_id, replace(store.server(server_id).facts, ip="10.0.0.9/24"), None, NOW, "alice", ""
+        server_id,
+        dataclasses.replace(store.server(server_id).facts, ip="10.0.0.9/24"),
+        None,
+        NOW,
+        "alice",
+        "",
     ),
     "forget": lambda store, server_id: store.forget(server_id, NOW, "alice"),
     "token": lambda store, server_id: store.add_token("ci", "viewer", "h", NOW),

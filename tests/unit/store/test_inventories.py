@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
+
+from msgspec.structs import replace
 
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.events import Asked, Heard

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from baremetal.errors import Conflict, Unavailable, Unknown
 from baremetal.lifecycle.model import PowerState, ProvisionState, Verb
@@ -17,7 +18,7 @@ from tests.unit.store.fleet import NOW, PASSWORD, SECOND, ask, live, mac, new, s
 
 
 def renamed(server: NewServer, name: str) -> NewServer:
-    return replace(server, life=replace(server.life, name=name))
+    return dataclasses.replace(server, life=replace(server.life, name=name))
 
 
 def test_what_was_enrolled_is_read_back(store: Store) -> None:
@@ -113,7 +114,7 @@ def test_servers_are_listed_by_state_and_tags(store: Store) -> None:
 
 def test_facts_are_replaced_and_audited(store: Store) -> None:
     (record,) = store.add_servers([new(1)], NOW)
-    facts = replace(record.facts, macs=(mac(7), mac(1)), tags={"rack": "8"})
+    facts = dataclasses.replace(record.facts, macs=(mac(7), mac(1)), tags={"rack": "8"})
     changed = store.set_facts(record.id, facts, Credentials("root", "new one"), NOW, "alice", "changed")
     assert store.server("r1") == changed == replace(record, facts=facts)
     assert store.credentials(record.id) == ("root", "new one")
@@ -127,7 +128,7 @@ def test_facts_are_replaced_and_audited(store: Store) -> None:
 
 def test_a_mac_given_up_is_free_again(store: Store) -> None:
     (record,) = store.add_servers([new(1)], NOW)
-    store.set_facts(record.id, replace(record.facts, macs=(mac(7),)), None, NOW, "alice", "")
+    store.set_facts(record.id, dataclasses.replace(record.facts, macs=(mac(7),)), None, NOW, "alice", "")
     assert store.find_boot(mac(1)) is None
     store.add_servers([new(2, macs=(mac(1),))], NOW)
     assert store.credentials(record.id) == ("admin", PASSWORD)
@@ -136,13 +137,16 @@ def test_a_mac_given_up_is_free_again(store: Store) -> None:
 def test_facts_may_not_take_what_another_server_has(store: Store) -> None:
     one, two = store.add_servers([new(1), new(2)], NOW)
     with pytest.raises(Conflict, match="'r2'"):
-        store.set_facts(one.id, replace(one.facts, macs=two.facts.macs), None, NOW, "alice", "")
+        store.set_facts(one.id, dataclasses.replace(one.facts, macs=two.facts.macs), None, NOW, "alice", "")
     assert store.server(one.id) == one
 
 
 def test_two_operators_do_not_overwrite_each_other(store: Store) -> None:
     (record,) = store.add_servers([new(1)], NOW)
-    mine, theirs = replace(record.facts, ip="10.0.0.1/24"), replace(record.facts, ip="10.0.0.2/24")
+    mine, theirs = (
+        dataclasses.replace(record.facts, ip="10.0.0.1/24"),
+        dataclasses.replace(record.facts, ip="10.0.0.2/24"),
+    )
     store.set_facts(record.id, mine, None, NOW, "alice", "", before=record.facts)
     with pytest.raises(Conflict, match="meanwhile"):
         store.set_facts(record.id, theirs, None, NOW, "bob", "", before=record.facts)
@@ -152,12 +156,12 @@ def test_two_operators_do_not_overwrite_each_other(store: Store) -> None:
 def test_changing_facts_does_not_disturb_a_run(store: Store) -> None:
     (record,) = store.add_servers([new(1)], NOW)
     decision, _ = submit(store, record.id, ask(Verb.DEPLOY), NOW)
-    store.set_facts(record.id, replace(record.facts, ip="10.0.0.1/24"), None, NOW, "alice", "")
+    store.set_facts(record.id, dataclasses.replace(record.facts, ip="10.0.0.1/24"), None, NOW, "alice", "")
     assert store.server("r1").life == decision.server
 
 
 def test_a_server_without_an_account_has_an_empty_one(store: Store) -> None:
-    (record,) = store.add_servers([replace(new(1), credentials=None)], NOW)
+    (record,) = store.add_servers([dataclasses.replace(new(1), credentials=None)], NOW)
     assert store.credentials(record.id) == ("", "")
     with pytest.raises(Unknown):
         store.credentials("0" * 32)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.events import Asked, Did, Failed, Heard, MaintenanceChanged
@@ -85,7 +85,7 @@ def test_numbers_only_grow(store: Store) -> None:
     event = MaintenanceChanged(True)
     decision = decide(record.life, event, NOW)
     for wrong in ({"fence": -1}, {"generation": 0}, {"generation": 2}, {"runs": -1}):
-        backwards = replace(decision, server=replace(decision.server, **wrong))  # type: ignore[arg-type]
+        backwards = replace(decision, server=replace(decision.server, **wrong))
         with pytest.raises(AssertionError):
             store.commit(record.id, record.life, backwards, event, NOW)
     assert store.server("r1").life == record.life
