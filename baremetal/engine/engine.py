@@ -8,7 +8,7 @@ sleeps out no budget; what it knows it reads from the store each time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -40,12 +40,15 @@ from baremetal.lifecycle.events import Did, Event, Failed, Heard, Intended, Over
 from baremetal.lifecycle.model import BootMode, PowerState, Run, Server, Verb
 from baremetal.lifecycle.moves import owed
 from baremetal.lifecycle.table import edges
-from baremetal.store.records import HistoryEntry, NewRun, RunRecord, ServerRecord
+from baremetal.store.records import Committed, HistoryEntry, NewRun, RunRecord, ServerRecord
 from baremetal.store.store import Store
 
 log = structlog.get_logger(__name__)
 
 RESERVATION = timedelta(minutes=5)
+# Of a turn that has been called for and waits for a worker. Not longer: should the answer to the commit that took it be
+# lost, nobody knows of it, and the step's budget runs on.
+CALL = timedelta(minutes=1)
 GUARD_TRIES = 100
 
 Locate = Callable[[ServerRecord, RunRecord], LoginTarget]
@@ -85,6 +88,7 @@ class Engine:
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
         self._turning: dict[str, bool] = {}  # server id -> asked for again meanwhile
+        self._called: dict[str, int] = {}  # server id -> fence of a reservation whose turn has not begun
         self._unreturned: set[tuple[str, int]] = set()  # reservations that the database did not take back
         self._stopping = False
 
@@ -101,7 +105,8 @@ class Engine:
         power: PowerState | None = None,
         hold: Hold | None = None,
     ) -> Decision:
-        """Decide and commit; the decision that was recorded is returned. Then the server's turn is nudged.
+        """Decide and commit; the decision that was recorded is returned. Then the server's turn is nudged, whose
+        reservation was taken by the same commit, so that it needs none of its own.
 
         A lost guard means that someone moved first: everything is loaded and decided again. `known` spares the first
         load where the caller has just read the server; should it be stale, the guard tells. `facts` go to the run's
@@ -116,31 +121,42 @@ class Engine:
             decision = decide(record.life, event, at)
             _assert_edge(record, decision)
             frees = hold is not None and hold.ends_with(record.life, decision, at)
-            entries = self.store.commit(
-                record.id,
-                record.life,
-                decision,
-                event,
-                at,
-                begin=_new_run(record, decision, begin, at),
-                waited=begin.waited if begin is not None else None,
-                facts=_run_facts(event, decision, facts, at),
-                power=power,
-                frees=frees,
-            )
-            if not entries:
+            calls = hold is None and _calls(decision, at)
+            try:
+                done = self.store.commit(
+                    record.id,
+                    record.life,
+                    decision,
+                    event,
+                    at,
+                    begin=_new_run(record, decision, begin, at),
+                    waited=begin.waited if begin is not None else None,
+                    facts=_run_facts(event, decision, facts, at),
+                    power=power,
+                    frees=frees,
+                    until=at + CALL if calls else None,
+                )
+            except Unavailable:
+                if calls:  # perhaps only the answer was lost
+                    self._unreturned.add((record.id, decision.server.fence + 1))
+                raise
+            if done is None:
                 continue
             if hold is not None and frees:
                 hold.is_over = True
-            self.store.after_commit(partial(self._announce, record, decision, entries))
+            self.store.after_commit(partial(self._announce, record, decision, done))
             return decision
         raise Unavailable(f"the record changed {GUARD_TRIES} times while one event was being decided")
 
-    def _announce(self, record: ServerRecord, decision: Decision, entries: Sequence[HistoryEntry]) -> None:
+    def _announce(self, record: ServerRecord, decision: Decision, done: Committed) -> None:
         """Tell everybody who waits for it that a decision is committed."""
-        for entry in entries:
+        for entry in done.entries:
             self._tell(entry)
-        _count(record, decision, entries[-1].at)
+        _count(record, decision, done.entries[-1].at)
+        if done.fence is not None:
+            self._called[record.id] = done.fence
+        elif decision.server.fence != record.life.fence:
+            self._called.pop(record.id, None)
         if decision.action is not None and decision.outcome is Outcome.CHANGED:
             self.nudge(record.id)
 
@@ -166,30 +182,36 @@ class Engine:
                 self._turning.pop(server_id, None)
 
     def turn(self, server_id: str, *, known: ServerRecord | None = None) -> None:
-        """Take the reservation and do what the server is owed until it must wait. Harmless when nothing is owed.
+        """Do what the server is owed until it must wait, under the reservation that was taken with the call for this
+        turn, or one that is taken now. Harmless when nothing is owed.
 
         `known` spares the load where the caller has just read the server.
         """
-        record = known or self.store.server(server_id)
-        if not self._is_due(record):
-            return
-        at = self.now()
-        fence = self.store.reserve(server_id, at + RESERVATION, at)
-        if fence is None:
-            return
-        hold = Hold(fence)
+        called = self._called.pop(server_id, None)
+        hold = None if called is None else Hold(called)
         try:
-            # Nobody held, aborted or switched maintenance in between, or the fence would have been raised twice; of
-            # whatever else happened meanwhile the guard of the first commit tells.
-            if fence == record.life.fence + 1:
-                record = replace(record, life=replace(record.life, fence=fence))
-            else:
+            record = known or self.store.server(server_id)
+            if known is not None and called not in (None, known.life.fence):
                 record = self.store.server(server_id)
+            if not self._is_due(record):
+                return
+            if hold is None or hold.fence != record.life.fence:
+                at = self.now()
+                taken = self.store.reserve(server_id, at + RESERVATION, at)
+                if taken is None:
+                    return
+                hold = Hold(taken)
+                # Nobody held, aborted or switched maintenance in between, or the fence would have been raised twice;
+                # of whatever else happened meanwhile the guard of the first commit tells.
+                if taken == record.life.fence + 1:
+                    record = replace(record, life=replace(record.life, fence=taken))
+                else:
+                    record = self.store.server(server_id)
             with ExitStack() as stack:
                 self._work(record, hold, stack)
         finally:
-            if not hold.is_over:
-                self._give_back(server_id, fence)
+            if hold is not None and not hold.is_over:
+                self._give_back(server_id, hold.fence)
 
     def saw_powers(self, seen: Mapping[str, PowerState]) -> None:
         """Note the power states that were read; a change goes into the history as an observation."""
@@ -223,7 +245,7 @@ class Engine:
             for held in tuple(self._unreturned):
                 self.store.unreserve(*held)
                 self._unreturned.discard(held)
-            due = self.store.due(now)
+            due = self._waiting() + self.store.due(now)
         except Unavailable:
             telemetry.SWEEPS.labels("unavailable").inc()
             raise
@@ -237,6 +259,21 @@ class Engine:
         telemetry.SWEEPS.labels("ok").inc()
         telemetry.SWEEP_LAG_SECONDS.set(lag_s)
         return len(due)
+
+    @property
+    def is_called(self) -> bool:
+        """Whether a turn was called for that has not begun. Without an executor it is the next sweep's."""
+        return bool(self._called)
+
+    def _waiting(self) -> list[ServerRecord]:
+        """Return whose turn the next sweep must begin; they are reserved for it, and so not due."""
+        if self._executor is not None:
+            return []
+        found = {server_id: self.store.find_server(server_id) for server_id in tuple(self._called)}
+        for server_id, record in found.items():
+            if record is None:  # forgotten
+                self._called.pop(server_id, None)
+        return [record for record in found.values() if record is not None]
 
     def attend(self, record: ServerRecord, now: datetime) -> float:
         """Give one server that is due its event and its turn; return for how many seconds it had been due."""
@@ -295,7 +332,7 @@ class Engine:
             run, action = record.life.run, owed(record.life)
             if run is None or action is None or record.life.fence != fence or not self._is_due(record):
                 return
-            permit = _Permit(self, record, fence)
+            permit = _Permit(self, record, hold)
             _crash_point(run, action, "before")
             try:
                 if isinstance(action, CheckLogin):
@@ -337,6 +374,13 @@ class Engine:
         return self._locate(record, known)
 
 
+def _calls(decision: Decision, at: datetime) -> bool:
+    """Whether a decision calls for a turn now."""
+    run = decision.server.run
+    waits = run is not None and run.retry_at is not None and run.retry_at > at
+    return decision.outcome is Outcome.CHANGED and decision.action is not None and not waits
+
+
 class Hold:
     """A turn's reservation. `is_over`: the turn's last commit has given it back."""
 
@@ -352,9 +396,7 @@ class Hold:
         """
         if decision.outcome is not Outcome.CHANGED or before.fence != self.fence:
             return False
-        run = decision.server.run
-        waits = run is not None and run.retry_at is not None and run.retry_at > at
-        return waits or decision.action is None or decision.server.fence != self.fence
+        return not _calls(decision, at) or decision.server.fence != self.fence
 
 
 class _Permit:
@@ -364,21 +406,21 @@ class _Permit:
     whether they are still wanted. `record` is the server as the last permission left it.
     """
 
-    def __init__(self, engine: Engine, record: ServerRecord, fence: int) -> None:
+    def __init__(self, engine: Engine, record: ServerRecord, hold: Hold) -> None:
         self._engine = engine
-        self._fence = fence
+        self._hold = hold
         self._intended = False
         self.record = record
 
     def __call__(self) -> None:
         run = self.record.life.run
         assert run is not None
-        event = Intended(run.number, run.step, self._fence)
+        event = Intended(run.number, run.step, self._hold.fence)
         if self._intended:
             self.record = self._engine.store.server(self.record.id)
             decision = decide(self.record.life, event, self._engine.now())
         else:
-            decision = self._engine.submit(self.record.id, event, known=self.record)
+            decision = self._engine.submit(self.record.id, event, known=self.record, hold=self._hold)
             self.record = replace(self.record, life=decision.server)
             self._intended = True
         now = decision.server.run

@@ -164,6 +164,16 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     fence: int | None = None
 
 
+class Committed(msgspec.Struct, frozen=True):
+    """A decision that is written down: the rows that the history was given, the decision's last.
+
+    `fence` is the one of the reservation that was taken with it, if one was.
+    """
+
+    entries: list[HistoryEntry]
+    fence: int | None = None
+
+
 class Observed(Protocol):
     """One thing seen from a machine, before it is written (`engine/observations.py` makes them)."""
 

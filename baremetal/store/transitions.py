@@ -21,7 +21,7 @@ from baremetal.store.database import Database
 from baremetal.store.history import append
 from baremetal.store.inventories import keep_inventory
 from baremetal.store.part import Part
-from baremetal.store.records import HistoryEntry, NewRun, ServerRecord
+from baremetal.store.records import Committed, NewRun, ServerRecord
 from baremetal.store.runs import add_run, end_run, learn
 from baremetal.store.servers import READ, note_power, read_record
 from baremetal.store.tables import SERVERS, micros, moment
@@ -31,16 +31,20 @@ _S = SERVERS.c
 _GUARDED = and_(
     _S.id == bindparam("the_id"), _S.generation == bindparam("guard"), _S.fence == bindparam("guard_fence")
 )
-_MOVE = Prepared(update(SERVERS).where(_GUARDED), ("life", "state", "generation", "fence", "due_at"))
+_MOVED = ("life", "state", "generation", "fence", "due_at")
+_MOVE = Prepared(update(SERVERS).where(_GUARDED), _MOVED)
 _MOVE_AND_FREE = Prepared(
-    update(SERVERS).where(_GUARDED).values(reserved_until=None, reserved_fence=None),
-    ("life", "state", "generation", "fence", "due_at"),
+    update(SERVERS).where(_GUARDED).values(reserved_until=None, reserved_fence=None), _MOVED
 )
 _STILL = Prepared(select(_S.id).where(_GUARDED))
 
 # Held: until its time, and only while nobody raised the fence over its holder's head (abort, maintenance).
 _HELD = and_(_S.reserved_until > bindparam("now"), _S.reserved_fence == _S.fence)
 _FREE = or_(_S.reserved_until.is_(None), _S.reserved_until <= bindparam("now"), _S.reserved_fence != _S.fence)
+_MOVE_AND_RESERVE = Prepared(
+    update(SERVERS).where(_GUARDED, _FREE), (*_MOVED, "reserved_until", "reserved_fence")
+)
+_MOVE_AND_TAKE_OVER = Prepared(update(SERVERS).where(_GUARDED), (*_MOVED, "reserved_until", "reserved_fence"))
 _RESERVE = Prepared(
     update(SERVERS)
     .where(_S.id == bindparam("the_id"), _FREE)
@@ -84,37 +88,43 @@ class Transitions(Part):
         facts: Mapping[str, Any] | None = None,
         power: PowerState | None = None,
         frees: bool = False,
-    ) -> list[HistoryEntry]:
+        until: datetime | None = None,
+    ) -> Committed | None:
         """Write a decision down: the life, its history row and its run's record, in one transaction.
 
-        Returns the rows that the history was given, the decision's last. No row means that the guard is lost: since
-        `before` was read somebody else moved the server, and nothing was written. A refusal or a no-op writes its
-        history row only, under the same guard. `facts` are fields of the run's record (`boot_id disk disks
-        ssh_host_keys addresses accepted`), and the server's `inventory`. `power` is what was seen on the way to the
-        decision, noted as `set_power` does, and told before it. `frees`: a decision that changes something also gives
-        back the reservation whose fence `before` carries. `waited` is the number under which this run waited for its
-        turn. Raises Unavailable, and Refused for a run beside a deploy that waits.
+        None means that the guard is lost: since `before` was read somebody else moved the server, and nothing was
+        written. A refusal or a no-op writes its history row only, under the same guard. `facts` are fields of the
+        run's record (`boot_id disk disks ssh_host_keys addresses accepted`), and the server's `inventory`. `power` is
+        what was seen on the way to the decision, noted as `set_power` does, and told before it. `frees`: a decision
+        that changes something also gives back the reservation whose fence `before` carries. `until`: one that changes
+        something also takes the server for the turn that it calls for, as `reserve` does, unless somebody holds it.
+        `waited` is the number under which this run waited for its turn. Raises Unavailable, and Refused for a run
+        beside a deploy that waits.
         """
         after = decision.server
         changed = decision.outcome is Outcome.CHANGED
         guard = {"the_id": server_id, "guard": before.generation, "guard_fence": before.fence}
+        fence = None
         with self._db.write() as connection:
             if changed:
                 _assert_grows(before, after)
-                # The guard compares the fence too, so that the reservation is the one that was taken under it.
-                moved = (_MOVE_AND_FREE if frees else _MOVE).run(
-                    connection,
-                    {
-                        **guard,
-                        "life": encode_life(after),
-                        "state": str(after.state),
-                        "generation": after.generation,
-                        "fence": after.fence,
-                        "due_at": _due_at(decision),
-                    },
-                )
-                if moved.rowcount != 1:
-                    return []
+                moved = {
+                    **guard,
+                    "life": encode_life(after),
+                    "state": str(after.state),
+                    "generation": after.generation,
+                    "fence": after.fence,
+                    "due_at": _due_at(decision),
+                }
+                if until is not None:
+                    # A higher fence voids whatever reservation there is.
+                    statement = _MOVE_AND_RESERVE if after.fence == before.fence else _MOVE_AND_TAKE_OVER
+                    fence = _move_and_reserve(statement, connection, moved, until, at)
+                if fence is None:
+                    # The guard compares the fence too, so that what is freed is what was taken under it.
+                    statement = _MOVE_AND_FREE if frees else _MOVE
+                    if statement.run(connection, moved).rowcount != 1:
+                        return None
                 if begin is not None:
                     add_run(connection, begin)
                     wait_no_longer(connection, server_id, before.name, begin.verb, waited)
@@ -124,7 +134,7 @@ class Transitions(Part):
                 if before.run is not None and after.run is None:
                     end_run(connection, server_id, before.run.number, at, str(after.state), after.last_error)
             elif _STILL.run(connection, guard).fetchone() is None:
-                return []
+                return None
             seen = note_power(connection, server_id, power, at) if power is not None else None
             about = before.run or after.run
             decided = append(
@@ -141,7 +151,7 @@ class Transitions(Part):
                 event=encode_event(event),
                 fence=before.fence,
             )
-        return [decided] if seen is None else [seen, decided]
+        return Committed([decided] if seen is None else [seen, decided], fence)
 
     def reserve(self, server_id: str, until: datetime, at: datetime) -> int | None:
         """Take the server for one turn and return the fence it runs under; None while somebody else holds it."""
@@ -172,6 +182,17 @@ class Transitions(Part):
         with self._db.read() as connection:
             (at,) = _NEXT.run(connection, {}).fetchone()
         return None if at is None else moment(at)
+
+
+def _move_and_reserve(
+    statement: Prepared, connection: Connection, moved: Mapping[str, Any], until: datetime, at: datetime
+) -> int | None:
+    """Move the server and take it in one statement; None, and nothing moved, where somebody holds it already."""
+    fence: int = moved["fence"] + 1
+    held = {"reserved_until": micros(until), "reserved_fence": fence, "now": micros(at)}
+    # The life's own text keeps the lower fence: the column has the last word.
+    taken = statement.run(connection, {**moved, "fence": fence, **held})
+    return fence if taken.rowcount == 1 else None
 
 
 def _learn(

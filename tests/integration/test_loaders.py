@@ -333,7 +333,7 @@ def test_a_machine_that_is_known_by_its_uuid_waits_by_its_uuid(tmp_path: Path) -
 
             raise Unavailable("the disk is full")
 
-        service.app.store.commit = fault  # type: ignore[method-assign, assignment]
+        service.app.store.commit = fault  # type: ignore[method-assign]
         try:
             config = service.machine.get(f"/pxelinux.cfg/{swap_uuid(UUID)}").text
             again = re.search(r"CONFIG (pxelinux\.cfg/again-[0-9a-f]{32})\n", config)

@@ -24,7 +24,7 @@ from baremetal.lifecycle.workflows import WIPE
 from baremetal.service.boot.callbacks import Word
 from baremetal.service.boot.looks import Look
 from baremetal.service.boot.news import News
-from baremetal.store.records import HistoryEntry
+from baremetal.store.records import Committed
 from baremetal.store.store import Store
 from tests.simulation.world import FaultyStore, Killed, World
 
@@ -56,7 +56,7 @@ def ignore_the_generation(world: World) -> None:
     class Careless(FaultyStore):
         def commit(
             self, server_id: str, before: Server, decision: Decision, event: Event, at: datetime, **more: Any
-        ) -> list[HistoryEntry]:
+        ) -> Committed | None:
             if decision.outcome is Outcome.CHANGED:
                 self.race()
                 now = world.real_store.server(server_id).life

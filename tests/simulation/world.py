@@ -41,7 +41,7 @@ from baremetal.sim.knobs import HEALTHY
 from baremetal.sim.machine import SOUND, SimulatedMachine
 from baremetal.sim.network import NoAnswer, Reply
 from baremetal.sim.sessions import User
-from baremetal.store.records import Credentials, Facts, HistoryEntry, NewServer, RunRecord, ServerRecord
+from baremetal.store.records import Committed, Credentials, Facts, NewServer, RunRecord, ServerRecord
 from baremetal.store.store import Store
 from tests.simulation.faults import OwnFaults, Plan
 from tests.simulation.invariants import Broken, Watch
@@ -228,7 +228,9 @@ class World:
         times = [until_s, now + 60.0]
         if (at := self.clock.next_at()) is not None:
             times.append(at)
-        if now >= self.stall_until and (due := self._next_due()) is not None:
+        if now >= self.stall_until and self.engine.is_called:
+            times.append(now)
+        elif now >= self.stall_until and (due := self._next_due()) is not None:
             offset = (due - self.now()).total_seconds()
             times.append(now + max(offset, 0.0))
         self._alive(lambda: self.clock.pass_time(max(min(times) - now, 0.01)))
@@ -248,7 +250,7 @@ class World:
     def _is_due(self) -> bool:
         """Whether a sweep would find anything: most ticks of a long install find nothing."""
         due = self._next_due()
-        return self.unreturned or (due is not None and due <= self.now())
+        return self.unreturned or self.engine.is_called or (due is not None and due <= self.now())
 
     def sweep(self) -> None:
         try:
@@ -475,22 +477,25 @@ class FaultyStore:
         event: Event,
         at: datetime,
         **more: Any,
-    ) -> list[HistoryEntry]:
+    ) -> Committed | None:
         world = self._world
         world.check_alive(self._alive)
         world.maybe_die()
         self.race()
         fault = world.own.db_fault and world.chance("db_fault")
+        world.unreturned |= bool(fault) and more.get("until") is not None
         if fault and world.rng.random() < 0.5:
             raise Unavailable("the database failed before the commit")
         world.writes += 1
-        entries = self._store.commit(server_id, before, decision, event, at, **more)
-        if entries:
+        done = self._store.commit(server_id, before, decision, event, at, **more)
+        if done is not None:
             world.watch.committed(before, decision, event, at)
+            if done.fence is not None:
+                world.watch.reserved(done.fence)
         if fault:
             raise Unavailable("the connection was lost after the commit")
         world.maybe_die()
-        return entries
+        return done
 
     def after_commit(self, call: Callable[[], None]) -> None:
         self._store.after_commit(call)

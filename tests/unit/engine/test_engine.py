@@ -41,7 +41,7 @@ class TestSubmit:
     def test_a_decision_is_recorded_with_its_run(self, rig: Rig) -> None:
         server_id = rig.enrol()
         decision = rig.ask(server_id)
-        assert decision.server == rig.life(server_id)
+        assert replace(decision.server, fence=1) == rig.life(server_id), "its turn is reserved"
         run = rig.store.run(server_id, 1)
         assert run is not None
         assert (run.verb, run.profile) == ("deploy", "tiny")
@@ -196,8 +196,8 @@ class TestTurn:
 
     def test_a_reserved_server_is_left_alone(self, rig: Rig) -> None:
         server_id = rig.enrol()
-        rig.ask(server_id)
         rig.store.reserve(server_id, rig.now() + timedelta(minutes=1), rig.now())
+        rig.ask(server_id)
         rig.engine.turn(server_id)
         assert rig.bmc(server_id).logins == 0
         rig.clock.pass_time(61)
@@ -330,8 +330,7 @@ class TestPermission:
     def test_results_that_come_after_are_no_ops(self, rig: Rig, how: str) -> None:
         server_id = rig.enrol()
         rig.ask(server_id)
-        fence = rig.store.reserve(server_id, rig.now() + timedelta(minutes=5), rig.now())
-        assert fence is not None
+        fence = rig.life(server_id).fence  # of the reservation that was taken with the call for a turn
         interrupt(rig, server_id, how)
         before = rig.life(server_id)
         for late in (Intended(1, 0, fence), Did(1, 0, fence, wrote=True)):
@@ -442,6 +441,49 @@ class TestSweep:
             rig.engine.sweep()
             now = rig.engine.now()
             assert rig.store.reserve(server_id, now + timedelta(seconds=1), now) is not None
+
+    def test_a_turn_begins_under_the_reservation_that_the_call_for_it_took(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def reserve(*_: object) -> int:
+            raise AssertionError("it was reserved already")
+
+        server_id = rig.enrol()
+        monkeypatch.setattr(rig.store, "reserve", reserve)
+        rig.ask(server_id)
+        assert rig.engine.is_called
+        assert rig.store.due(rig.now()) == [], "nobody else may begin it"
+        rig.engine.sweep()
+        assert rig.bmc(server_id).on
+        assert not rig.engine.is_called
+
+    def test_a_call_whose_commit_was_not_answered_is_found_by_the_next_sweep(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The decision and its reservation are in the database, and nobody here knows of it."""
+        server_id = rig.enrol()
+        commit = rig.store.commit
+
+        def unanswered(*what: Any, **more: Any) -> Any:
+            commit(*what, **more)
+            raise Unavailable("the connection was lost")
+
+        with monkeypatch.context() as lost:
+            lost.setattr(rig.store, "commit", unanswered)
+            with pytest.raises(Unavailable):
+                rig.ask(server_id)
+        assert not rig.engine.is_called
+        rig.engine.sweep()
+        assert rig.bmc(server_id).on
+
+    def test_a_call_for_a_server_that_is_forgotten_meanwhile_is_forgotten_too(self, rig: Rig) -> None:
+        first, second = rig.enrol(), rig.enrol()
+        rig.ask(first)
+        rig.ask(second)
+        rig.store.forget(first, rig.now(), "alice")
+        rig.engine.sweep()
+        assert rig.bmc(second).on
+        assert not rig.engine.is_called
 
     def test_a_reservation_that_could_not_be_returned_is_returned_by_the_next_sweep(
         self, rig: Rig, monkeypatch: pytest.MonkeyPatch

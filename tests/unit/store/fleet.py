@@ -51,10 +51,8 @@ def submit(
     begin = None
     if run is not None and life.run is None:
         begin = NewRun(server_id, run.number, str(run.verb), "tiny", {"template": "text"}, at)
-    entries = store.commit(
-        server_id, life, decision, event, at, begin=begin, waited=waited, facts=facts or None
-    )
-    return decision, entries[-1] if entries else None
+    done = store.commit(server_id, life, decision, event, at, begin=begin, waited=waited, facts=facts or None)
+    return decision, done.entries[-1] if done is not None else None
 
 
 def ask(verb: Verb) -> Asked:

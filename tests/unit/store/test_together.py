@@ -88,7 +88,7 @@ def test_a_lost_guard_writes_nothing_and_the_others_stay(store: Store) -> None:
         life = store.server(first).life
         decision, entry = submit(store, first, ask(Verb.DEPLOY), NOW)
         assert entry is not None
-        assert store.commit(first, life, decision, ask(Verb.DEPLOY), NOW) == []
+        assert store.commit(first, life, decision, ask(Verb.DEPLOY), NOW) is None
         submit(store, second, ask(Verb.DEPLOY), NOW)
     assert store.server(first).life.generation == 1
     assert store.server(second).life.generation == 1

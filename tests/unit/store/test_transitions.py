@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from baremetal.lifecycle.decide import decide
-from baremetal.lifecycle.events import Asked, Did, Failed, Heard, MaintenanceChanged
+from baremetal.lifecycle.events import Asked, Did, Failed, Heard, MaintenanceChanged, Overdue
 from baremetal.lifecycle.model import PowerState, ProvisionState, Signal, Verb
 from baremetal.lifecycle.table import RESULTS
 from baremetal.store.records import NewRun
@@ -40,7 +40,7 @@ def test_a_lost_guard_writes_nothing(store: Store) -> None:
     decision = decide(record.life, event, NOW)
     assert store.commit(record.id, record.life, decision, event, NOW)
     newest = store.last_history_id()
-    assert store.commit(record.id, record.life, decision, event, NOW) == []
+    assert store.commit(record.id, record.life, decision, event, NOW) is None
     assert store.last_history_id() == newest
     assert store.server("r1").life == decision.server
 
@@ -50,7 +50,7 @@ def test_a_raised_fence_loses_the_guard(store: Store) -> None:
     event = ask(Verb.DEPLOY)
     decision = decide(record.life, event, NOW)
     assert store.reserve(record.id, NOW + SECOND, NOW) == 1
-    assert store.commit(record.id, record.life, decision, event, NOW) == []
+    assert store.commit(record.id, record.life, decision, event, NOW) is None
     assert store.runs(record.id) == []
 
 
@@ -62,7 +62,7 @@ def test_a_no_op_leaves_the_life_alone_and_is_guarded_too(store: Store) -> None:
     assert (entry.outcome, entry.run) == ("no-op", 3)
     assert store.server("r1").life == record.life
     stale = replace(record.life, generation=7)
-    assert store.commit(record.id, stale, decide(stale, event, NOW), event, NOW) == []
+    assert store.commit(record.id, stale, decide(stale, event, NOW), event, NOW) is None
 
 
 def test_a_refusal_is_recorded(store: Store) -> None:
@@ -77,7 +77,7 @@ def test_a_forgotten_server_takes_no_decision(store: Store) -> None:
     (record,) = store.add_servers([new()], NOW)
     store.forget(record.id, NOW, "alice")
     event = MaintenanceChanged(True)
-    assert store.commit(record.id, record.life, decide(record.life, event, NOW), event, NOW) == []
+    assert store.commit(record.id, record.life, decide(record.life, event, NOW), event, NOW) is None
 
 
 def test_numbers_only_grow(store: Store) -> None:
@@ -145,11 +145,47 @@ def test_a_decision_gives_the_reservation_back_where_it_is_told_to(store: Store)
     life, event = store.server("r1").life, MaintenanceChanged(True)
     decision = decide(life, event, NOW)
     stale = replace(life, fence=0)
-    assert store.commit(record.id, stale, decide(stale, event, NOW), event, NOW, frees=True) == []
+    assert store.commit(record.id, stale, decide(stale, event, NOW), event, NOW, frees=True) is None
     assert store.reserve(record.id, until, NOW) is None, "the guard was lost"
     kept = replace(decision, server=replace(decision.server, fence=life.fence))
     assert store.commit(record.id, life, kept, event, NOW, frees=True)
     assert store.reserve(record.id, until, NOW) == 2
+
+
+def test_a_decision_takes_the_server_for_the_turn_that_it_calls_for(store: Store) -> None:
+    """In the same transaction: nobody is between. Whoever holds it keeps it, unless the decision raises the fence."""
+    (record,) = store.add_servers([new()], NOW)
+    event, until = ask(Verb.DEPLOY), NOW + 60 * SECOND
+    done = store.commit(record.id, record.life, decide(record.life, event, NOW), event, NOW, until=until)
+    assert done is not None
+    assert done.fence == 1
+    life = store.server("r1").life
+    assert (life.generation, life.fence) == (1, 1)
+    assert store.due(NOW) == []
+    assert store.reserve(record.id, until, NOW) is None
+
+    stale = replace(life, fence=0)
+    overdue = Overdue(1, 0)
+    late = decide(stale, overdue, NOW + 3600 * SECOND)
+    assert store.commit(record.id, stale, late, overdue, NOW, until=until) is None, "the guard was lost"
+    again = decide(life, overdue, NOW + 3600 * SECOND)
+    kept = store.commit(record.id, life, again, overdue, NOW, until=until)
+    assert kept is not None
+    assert kept.fence is None, "somebody held it"
+    life = store.server("r1").life
+    assert (life.generation, life.fence) == (2, 1)
+
+
+def test_a_higher_fence_takes_the_server_from_whoever_holds_it(store: Store) -> None:
+    (record,) = store.add_servers([new()], NOW)
+    submit(store, record.id, ask(Verb.DEPLOY), NOW)
+    assert store.reserve(record.id, NOW + 60 * SECOND, NOW) == 1
+    life, abort, until = store.server("r1").life, Asked(Verb.ABORT), NOW + 60 * SECOND
+    done = store.commit(record.id, life, decide(life, abort, NOW), abort, NOW, until=until)
+    assert done is not None
+    assert done.fence == 3
+    store.unreserve(record.id, 1)
+    assert store.reserve(record.id, NOW + 60 * SECOND, NOW) is None
 
 
 def test_the_power_seen_on_the_way_stands_before_the_decision(store: Store) -> None:
@@ -157,16 +193,19 @@ def test_the_power_seen_on_the_way_stands_before_the_decision(store: Store) -> N
     event = ask(Verb.DEPLOY)
     decision = decide(record.life, event, NOW)
     stale = replace(record.life, generation=7)
-    assert store.commit(record.id, stale, decide(stale, event, NOW), event, NOW, power=PowerState.ON) == []
+    assert store.commit(record.id, stale, decide(stale, event, NOW), event, NOW, power=PowerState.ON) is None
     assert store.server("r1") == record, "nothing is noted where the guard is lost"
-    seen, decided = store.commit(record.id, record.life, decision, event, NOW, power=PowerState.ON)
+    done = store.commit(record.id, record.life, decision, event, NOW, power=PowerState.ON)
+    assert done is not None
+    seen, decided = done.entries
     assert (seen.kind, seen.note, decided.kind) == ("observation", "power on", "decision")
     assert store.history(record.id)[-2:] == [seen, decided]
     after = store.server("r1")
     assert (after.power_state, after.power_seen_at) == (PowerState.ON, NOW)
     again = decide(after.life, MaintenanceChanged(True), NOW)
     written = store.commit(record.id, after.life, again, MaintenanceChanged(True), NOW, power=PowerState.ON)
-    assert [entry.kind for entry in written] == ["decision"]
+    assert written is not None
+    assert [entry.kind for entry in written.entries] == ["decision"]
 
 
 def test_a_start_frees_every_server(store: Store) -> None:
