@@ -24,6 +24,7 @@ from baremetal.netboot.menu import Menu
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.scripts import LocalBoot, LocalBootMethod
 from baremetal.netboot.templates import Templates, freeze
+from tests.lab import grub_image
 from tests.lab.guests import DISK_GREETING, boot_sector, wait_until
 from tests.lab.loader_guests import SYSLINUX, SYSTEM_UUID, Guest, boot
 
@@ -78,12 +79,16 @@ def loaders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(tmp_path: Path, tiny: TinyMedia, loaders: Path) -> Iterator[Callable[..., Guest]]:
     """Boots a machine of a mode from a folder with these texts; `kernel` false leaves the kernel out.
 
-    `uuid` is what its SMBIOS says.
+    `uuid` is what its SMBIOS says. `upstream`: by GRUB as upstream builds it, without a shim.
     """
     with ExitStack() as stack:
 
         def start(
-            mode: BootMode, texts: dict[str, str], kernel: bool = True, uuid: str = SYSTEM_UUID
+            mode: BootMode,
+            texts: dict[str, str],
+            kernel: bool = True,
+            uuid: str = SYSTEM_UUID,
+            upstream: bool = False,
         ) -> Guest:
             tree, disk = tmp_path / "tftp", tmp_path / "disk.img"
             media = tree / MEDIA
@@ -102,6 +107,10 @@ def start(tmp_path: Path, tiny: TinyMedia, loaders: Path) -> Iterator[Callable[.
                     shutil.copy(file, tree)
                 disk.write_bytes(boot_sector())
                 os.truncate(disk, 8 << 20)
+            elif upstream:
+                first = "grubx64.efi"
+                grub_image.make(tree / first)
+                shutil.copy(tiny.image, disk)
             else:
                 first = "bootx64.efi"
                 shutil.copy(loaders / "usr/lib/shim/shimx64.efi.signed", tree / first)
@@ -114,9 +123,10 @@ def start(tmp_path: Path, tiny: TinyMedia, loaders: Path) -> Iterator[Callable[.
 
 
 def comes_to(guest: Guest, words: bytes) -> None:
-    wait_until(
-        lambda: words in guest.said, 200, f"{words!r}; asked {guest.asked}; said {guest.said[-600:]!r}"
-    )
+    try:
+        wait_until(lambda: words in guest.said, 200, repr(words))
+    except AssertionError as error:
+        raise AssertionError(f"{error}; asked {guest.asked}; said {guest.said[-600:]!r}") from None
 
 
 def command_line(guest: Guest) -> str:
@@ -221,3 +231,12 @@ def test_debians_grub_asks_again_while_we_cannot_answer(start: Callable[..., Gue
     config = grub.install_config(FROZEN, context(), more=MENU)
     (tmp_path / "tftp" / grub.own_name(MAC).lstrip("/")).write_text(config)
     command_line(guest)
+
+
+def test_upstreams_grub_goes_down_its_whole_list(start: Callable[..., Guest]) -> None:
+    """S3-2: by MAC, then by address with a digit less each time; the last name is not looked for before it is read."""
+    guest = start(BootMode.UEFI, {"grub.cfg": "echo 'this is the last one'\nsleep 60\n"}, upstream=True)
+    comes_to(guest, b"this is the last one")
+    *names, last = [name.removeprefix("/") for name in grub.lookups(MAC, "10.0.2.15")]
+    lists = [f"x86_64-efi/{name}.lst" for name in ("command", "fs", "crypto", "terminal")]
+    assert guest.asked == ["grubx64.efi", *names, *lists, last]
