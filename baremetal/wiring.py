@@ -230,7 +230,14 @@ def _assemble(
     dhcp = None
     if described.mode is not Mode.EXTERNAL:
         dhcp = Dhcp(
-            described, config.dhcp_dir, store, observations, now=now, later=later.submit, belongs=boot.belongs
+            described,
+            config.dhcp_dir,
+            store,
+            observations,
+            now=now,
+            later=later.submit,
+            belongs=boot.belongs,
+            strangers=boot.strangers,
         )
     files = Files(boot, media, loaders)
     readers = ThreadPoolExecutor(8, "tftp")

@@ -19,14 +19,16 @@ class Sightings(Part):
     """Bounded: anybody on the segment can invent MACs, so the longest unseen make room."""
 
     def saw_unknown(self, mac: str, uuid: str, serial: str, arch: str, what: str, at: datetime) -> None:
-        """Note that a machine nobody enrolled asked for `what`."""
+        """Note that a machine nobody enrolled asked for `what`. What it does not say now ("") stays as it was said."""
         now = micros(at)
-        said = {"uuid": uuid, "serial": serial, "arch": arch, "what": what, "last_seen_at": now}
+        told = {"uuid": uuid, "serial": serial, "arch": arch}
         with self._db.write() as connection:
-            adding = self._db.upsert(UNKNOWNS).values(mac=mac, first_seen_at=now, times=1, **said)
-            connection.execute(
-                adding.on_conflict_do_update(index_elements=["mac"], set_={**said, "times": _U.times + 1})
+            adding = self._db.upsert(UNKNOWNS).values(
+                mac=mac, first_seen_at=now, last_seen_at=now, times=1, what=what, **told
             )
+            news: dict[str, object] = {name: text for name, text in told.items() if text}
+            news |= {"what": what, "last_seen_at": now, "times": _U.times + 1}
+            connection.execute(adding.on_conflict_do_update(index_elements=["mac"], set_=news))
             extra = (connection.execute(select(func.count()).select_from(UNKNOWNS)).scalar() or 0) - MOST
             if extra > 0:
                 oldest = select(_U.mac).where(_U.mac != mac).order_by(_U.last_seen_at).limit(extra)

@@ -130,6 +130,13 @@ class Client:
     http: bool = False
     installer: bool = False
 
+    @property
+    def machine(self) -> str:
+        """Which machines have such firmware, as iPXE names them: x86_64, arm64, or "" where nothing was said."""
+        if self.arch in (BIOS, *X64, X64_HTTP):
+            return "x86_64"
+        return "arm64" if self.arch in (ARM64, ARM64_HTTP) else ""
+
     def __str__(self) -> str:
         if self.installer:
             return "the Debian installer"

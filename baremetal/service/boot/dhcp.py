@@ -16,9 +16,10 @@ from pathlib import Path
 from baremetal import telemetry
 from baremetal.engine.observations import Observations
 from baremetal.errors import BaremetalError
-from baremetal.netboot.dhcp.offer import Host, Network
+from baremetal.netboot.dhcp.offer import Client, Host, Network
 from baremetal.netboot.dhcp.server import DhcpServer, Status
 from baremetal.netboot.dhcp.sightings import Seen, SeenKind
+from baremetal.service.boot.strangers import Strangers
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 
@@ -46,9 +47,11 @@ class Dhcp:
         now: Callable[[], datetime],
         later: Callable[[Callable[[], None]], object],
         belongs: Callable[[str, ServerRecord], None],
+        strangers: Strangers,
     ) -> None:
         self._store = store
         self._belongs = belongs
+        self._strangers = strangers
         self._observations = observations
         self._now = now
         self._later = later
@@ -100,6 +103,7 @@ class Dhcp:
             log.warning("a DHCP request could not be noted", mac=seen.mac, error=str(error))
             return
         if record is None:
+            self._meet(seen)
             return
         if seen.kind is SeenKind.GIVEN:
             self._belongs(seen.address, record)
@@ -120,6 +124,16 @@ class Dhcp:
             note,
             {"kind": seen.kind.name.lower(), "address": seen.address, "mac": seen.mac},
         )
+
+    def _meet(self, seen: Seen) -> None:
+        """Remember a stranger that netboots; what only wants an address is nobody's server."""
+        http = seen.vendor_class.startswith("HTTPClient")
+        if not (seen.ipxe or http or seen.vendor_class.startswith("PXEClient")):
+            return
+        client = Client(seen.arch, seen.ipxe, http)
+        what = f"DHCP, as {client}"
+        if self._strangers.is_news(seen.mac, what):
+            self._strangers.meet(seen.mac, what, arch=client.machine)
 
     def _changed(self, status: Status) -> None:
         telemetry.DHCP_RUNNING.set(1.0 if status.is_running else 0.0)

@@ -14,6 +14,7 @@ from baremetal.lifecycle.model import Fetch, Run
 from baremetal.netboot.tokens import mask_tokens
 from baremetal.service.boot.repeats import Repeats, Waits
 from baremetal.service.boot.requests import FileRequest, FileRequests
+from baremetal.service.boot.strangers import Strangers
 from baremetal.service.recipe import Kitchen, Recipe
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
@@ -43,9 +44,9 @@ class Part:
         self._kitchen = kitchen
         self._now = now
         self._strict = strict_source
-        self._strangers: dict[str, datetime] = {}
         self._noted: dict[tuple[str, int | None, str], datetime] = {}
         self._requests = FileRequests(self._note_file, now)
+        self.strangers = Strangers(store, now)
         self._repeats = Repeats()
         self._waits = Waits()
         self._lock = threading.Lock()

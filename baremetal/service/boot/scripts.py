@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 
 from baremetal import telemetry
@@ -29,8 +28,7 @@ from baremetal.service.servers.manner import local_script, manner_of
 
 log = telemetry.logger(__name__)
 
-_STRANGER_EVERY = timedelta(seconds=10)
-_STRANGERS_KEPT = 2048
+_ASKED = "boot script"
 _CANNOT_COUNT = (Loader.PXELINUX, Loader.LPXELINUX)
 
 
@@ -76,7 +74,7 @@ class Scripts(Part):
             return Look(machine, None, None, found=not machine.goes_on or bool(machine.mac))
         look = weigh(machine, record)
         if record is None:
-            return replace(look, stranger=self._is_news(machine.mac))
+            return replace(look, stranger=self.strangers.is_news(machine.mac, _ASKED))
         answer = look.answer
         if asked is None or asked.by in (By.MAC, By.UUID):  # iPXE names itself in what it asks
             self._requests.belongs(machine.address, record)
@@ -196,28 +194,5 @@ class Scripts(Part):
         return wait_text(machine.loader, machine.base, machine.key, own=asked is not None and asked.own)
 
     def meet(self, machine: Machine) -> None:
-        """Remember a stranger for `baremetal list --unknown`. Best effort."""
-        try:
-            self._store.saw_unknown(
-                machine.mac, machine.uuid, machine.serial, machine.arch, "boot script", self._now()
-            )
-        except BaremetalError as error:
-            log.warning("a stranger could not be recorded", mac=machine.mac, error=str(error))
-
-    def _is_news(self, mac: str) -> bool:
-        """Whether a stranger is worth a write: seldom for one MAC, and for a bounded number of MACs."""
-        if not mac:
-            return False
-        at = self._now()
-        with self._lock:
-            last = self._strangers.get(mac)
-            if last is not None and timedelta(0) <= at - last < _STRANGER_EVERY:
-                return False
-            if len(self._strangers) >= _STRANGERS_KEPT:
-                old = [key for key, seen in self._strangers.items() if at - seen >= _STRANGER_EVERY]
-                for key in old:
-                    del self._strangers[key]
-                if not old:
-                    return False
-            self._strangers[mac] = at
-        return True
+        """Remember a stranger. Best effort."""
+        self.strangers.meet(machine.mac, _ASKED, uuid=machine.uuid, serial=machine.serial, arch=machine.arch)

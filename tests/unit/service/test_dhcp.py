@@ -16,6 +16,7 @@ from baremetal.engine.observations import Observations
 from baremetal.netboot.dhcp.offer import Mode, Network, Segment
 from baremetal.netboot.dhcp.sightings import Reader
 from baremetal.service.boot.dhcp import Dhcp
+from baremetal.service.boot.strangers import Strangers
 from baremetal.store.records import ServerRecord
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store
@@ -54,6 +55,7 @@ class Rig:
             now=lambda: self.at,
             later=lambda call: call(),
             belongs=self.belongs,
+            strangers=Strangers(self.store, lambda: self.at),
         )
 
     def belongs(self, address: str, record: ServerRecord) -> None:
@@ -126,4 +128,17 @@ def test_a_nic_that_is_nobodys_makes_no_server_and_no_note(rig: Rig) -> None:
     assert rig.notes() == []
     assert rig.belonged == []
     assert [record.life.name for record in rig.store.servers()] == ["r1"]
-    assert rig.store.unknowns() == [], "an address is no question what to boot"
+
+
+def test_a_stranger_that_netboots_is_listed_before_it_asks_for_a_script(rig: Rig) -> None:
+    """Perhaps it never comes to that: its loader may not arrive."""
+    rig.lease(1, STRANGER, "10.9.0.102", FIRMWARE)
+    rig.lease(2, SECOND, "10.9.0.103", INSTALLER)  # a system that wants an address
+    (seen,) = rig.store.unknowns()
+    assert (seen.mac, seen.arch, seen.what, seen.times) == (STRANGER, "x86_64", "DHCP, as x86-64 UEFI", 1)
+    rig.store.saw_unknown(STRANGER, "u1", "SN1", "x86_64", "boot script", rig.at)
+    rig.at += timedelta(minutes=1)
+    rig.lease(3, STRANGER, "10.9.0.102", "HTTPClient:Arch:00019:UNDI:003010")
+    (seen,) = rig.store.unknowns()
+    assert (seen.uuid, seen.serial, seen.arch, seen.times) == ("u1", "SN1", "arm64", 3), "what it told before"
+    assert seen.what == "DHCP, as arm64 UEFI HTTP boot"

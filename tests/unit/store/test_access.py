@@ -68,9 +68,11 @@ def test_a_setting_is_what_was_set_last(store: Store) -> None:
 def test_an_unknown_machine_is_listed_until_it_is_enrolled(store: Store) -> None:
     store.saw_unknown(mac(1), "u1", "", "x86_64", "ipxe", NOW)
     store.saw_unknown(mac(2), "u2", "", "x86_64", "ipxe", NOW + SECOND)
-    store.saw_unknown(mac(1), "u1", "SN1", "x86_64", "script", NOW + 2 * SECOND)
+    store.saw_unknown(mac(1), "u1", "SN1", "x86_64", "ipxe", NOW + SECOND)
+    store.saw_unknown(mac(1), "", "", "", "script", NOW + 2 * SECOND)
     first, second = store.unknowns()
-    assert (first.mac, first.times, first.serial, first.what) == (mac(1), 2, "SN1", "script")
+    assert (first.mac, first.times, first.what) == (mac(1), 3, "script")
+    assert (first.uuid, first.serial, first.arch) == ("u1", "SN1", "x86_64"), "what it does not say now stays"
     assert (first.first_seen_at, first.last_seen_at) == (NOW, NOW + 2 * SECOND)
     assert second.mac == mac(2)
     store.add_servers([new(1)], NOW)
