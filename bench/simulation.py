@@ -9,6 +9,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
+from baremetal import garbage
 from bench.figure import Figure
 from tests.simulation.lives import Lives, Tally, quiet
 from tests.simulation.world import frozen_templates
@@ -22,7 +23,8 @@ def run(asked: Namespace) -> list[Figure]:
     total = Tally()
     with quiet(), tempfile.TemporaryDirectory() as folder:
         lives = Lives(frozen_templates(Path(folder)))
-        gc.freeze()  # as the command does
+        gc.freeze()  # both as the command does
+        garbage.seldom()
         began, used = time.monotonic(), _cpu_s()
         for seed in range(count):
             total.add(lives.live(seed))

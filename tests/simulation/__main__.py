@@ -10,6 +10,7 @@ import time
 import traceback
 from pathlib import Path
 
+from baremetal import garbage
 from tests.simulation.faults import KNOBS
 from tests.simulation.invariants import Broken
 from tests.simulation.lives import Lives, Tally, quiet
@@ -27,6 +28,7 @@ def main() -> int:
     with quiet(), tempfile.TemporaryDirectory() as folder:
         lives = Lives(frozen_templates(Path(folder)))
         gc.freeze()  # what is imported stays: no use in looking through it for garbage again and again
+        garbage.seldom()  # as a served process does
         for seed in range(asked.seed, asked.seed + asked.seeds):
             try:
                 total.add(lives.live(seed))
