@@ -46,9 +46,6 @@ from baremetal.store.store import Store
 log = structlog.get_logger(__name__)
 
 RESERVATION = timedelta(minutes=5)
-# Of a turn that has been called for and waits for a worker. Not longer: should the answer to the commit that took it be
-# lost, nobody knows of it, and the step's budget runs on.
-CALL = timedelta(minutes=1)
 GUARD_TRIES = 100
 
 Locate = Callable[[ServerRecord, RunRecord], LoginTarget]
@@ -88,8 +85,8 @@ class Engine:
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
         self._turning: dict[str, bool] = {}  # server id -> asked for again meanwhile
-        self._called: dict[str, int] = {}  # server id -> fence of a reservation whose turn has not begun
-        self._unreturned: set[tuple[str, int]] = set()  # reservations that the database did not take back
+        # reservations that the database did not take back, or perhaps gave without our hearing of it
+        self._unreturned: set[tuple[str, int, datetime]] = set()
         self._stopping = False
 
     # -- decide and record --
@@ -105,13 +102,13 @@ class Engine:
         power: PowerState | None = None,
         hold: Hold | None = None,
     ) -> Decision:
-        """Decide and commit; the decision that was recorded is returned. Then the server's turn is nudged, whose
-        reservation was taken by the same commit, so that it needs none of its own.
+        """Decide and commit; the decision that was recorded is returned. Then the server's turn is nudged.
 
         A lost guard means that someone moved first: everything is loaded and decided again. `known` spares the first
         load where the caller has just read the server; should it be stale, the guard tells. `facts` go to the run's
         record only with a decision that changes something. `power` is what was seen on the way, and is noted in the
-        same transaction. `hold` is the caller's reservation, given back with a decision that leaves it nothing to do.
+        same transaction. `hold` is the caller's turn: its reservation is taken with its first intention, and given back
+        with a decision that leaves it nothing to do.
         Raises Unknown, Unavailable, and Refused for a run beside a deploy that waits.
         """
         for _ in range(GUARD_TRIES):
@@ -121,7 +118,7 @@ class Engine:
             decision = decide(record.life, event, at)
             _assert_edge(record, decision)
             frees = hold is not None and hold.ends_with(record.life, decision, at)
-            calls = hold is None and _calls(decision, at)
+            until = at + RESERVATION if hold is not None and hold.takes(event, decision) else None
             try:
                 done = self.store.commit(
                     record.id,
@@ -134,14 +131,17 @@ class Engine:
                     facts=_run_facts(event, decision, facts, at),
                     power=power,
                     frees=frees,
-                    until=at + CALL if calls else None,
+                    until=until,
                 )
             except Unavailable:
-                if calls:  # perhaps only the answer was lost
-                    self._unreturned.add((record.id, decision.server.fence + 1))
+                if until is not None:  # perhaps only the answer was lost
+                    self._unreturned.add((record.id, decision.server.fence + 1, until))
                 raise
             if done is None:
                 continue
+            if hold is not None and done.fence is not None:
+                hold.fence, hold.until = done.fence, until
+                decision = replace(decision, server=replace(decision.server, fence=done.fence))
             if hold is not None and frees:
                 hold.is_over = True
             self.store.after_commit(partial(self._announce, record, decision, done))
@@ -153,10 +153,6 @@ class Engine:
         for entry in done.entries:
             self._tell(entry)
         _count(record, decision, done.entries[-1].at)
-        if done.fence is not None:
-            self._called[record.id] = done.fence
-        elif decision.server.fence != record.life.fence:
-            self._called.pop(record.id, None)
         if decision.action is not None and decision.outcome is Outcome.CHANGED:
             self.nudge(record.id)
 
@@ -182,36 +178,21 @@ class Engine:
                 self._turning.pop(server_id, None)
 
     def turn(self, server_id: str, *, known: ServerRecord | None = None) -> None:
-        """Do what the server is owed until it must wait, under the reservation that was taken with the call for this
-        turn, or one that is taken now. Harmless when nothing is owed.
+        """Do what the server is owed until it must wait. Harmless when nothing is owed, or somebody else holds it.
 
+        The server is reserved from the first intention on: what only reads needs no other than the guard of its commit.
         `known` spares the load where the caller has just read the server.
         """
-        called = self._called.pop(server_id, None)
-        hold = None if called is None else Hold(called)
+        record = known or self.store.server(server_id)
+        if record.is_held(self.now()) or not self._is_due(record):
+            return
+        hold = Hold(record.life.fence)
         try:
-            record = known or self.store.server(server_id)
-            if known is not None and called not in (None, known.life.fence):
-                record = self.store.server(server_id)
-            if not self._is_due(record):
-                return
-            if hold is None or hold.fence != record.life.fence:
-                at = self.now()
-                taken = self.store.reserve(server_id, at + RESERVATION, at)
-                if taken is None:
-                    return
-                hold = Hold(taken)
-                # Nobody held, aborted or switched maintenance in between, or the fence would have been raised twice;
-                # of whatever else happened meanwhile the guard of the first commit tells.
-                if taken == record.life.fence + 1:
-                    record = replace(record, life=replace(record.life, fence=taken))
-                else:
-                    record = self.store.server(server_id)
             with ExitStack() as stack:
                 self._work(record, hold, stack)
         finally:
-            if hold is not None and not hold.is_over:
-                self._give_back(server_id, hold.fence)
+            if hold.until is not None and not hold.is_over:
+                self._give_back(server_id, hold.fence, hold.until)
 
     def saw_powers(self, seen: Mapping[str, PowerState]) -> None:
         """Note the power states that were read; a change goes into the history as an observation."""
@@ -222,13 +203,13 @@ class Engine:
         for listener in self._listeners:
             listener(entry)
 
-    def _give_back(self, server_id: str, fence: int) -> None:
+    def _give_back(self, server_id: str, fence: int, until: datetime) -> None:
         """Return a reservation; where the database is away just then, the next sweep does it."""
         try:
-            self.store.unreserve(server_id, fence)
+            self.store.unreserve(server_id, fence, until)
         except Unavailable:
             # or the server would wait out the reservation, and its step's budget with it
-            self._unreturned.add((server_id, fence))
+            self._unreturned.add((server_id, fence, until))
 
     def _is_due(self, record: ServerRecord) -> bool:
         run = record.life.run
@@ -245,7 +226,7 @@ class Engine:
             for held in tuple(self._unreturned):
                 self.store.unreserve(*held)
                 self._unreturned.discard(held)
-            due = self._waiting() + self.store.due(now)
+            due = self.store.due(now)
         except Unavailable:
             telemetry.SWEEPS.labels("unavailable").inc()
             raise
@@ -259,21 +240,6 @@ class Engine:
         telemetry.SWEEPS.labels("ok").inc()
         telemetry.SWEEP_LAG_SECONDS.set(lag_s)
         return len(due)
-
-    @property
-    def is_called(self) -> bool:
-        """Whether a turn was called for that has not begun. Without an executor it is the next sweep's."""
-        return bool(self._called)
-
-    def _waiting(self) -> list[ServerRecord]:
-        """Return whose turn the next sweep must begin; they are reserved for it, and so not due."""
-        if self._executor is not None:
-            return []
-        found = {server_id: self.store.find_server(server_id) for server_id in tuple(self._called)}
-        for server_id, record in found.items():
-            if record is None:  # forgotten
-                self._called.pop(server_id, None)
-        return [record for record in found.values() if record is not None]
 
     def attend(self, record: ServerRecord, now: datetime) -> float:
         """Give one server that is due its event and its turn; return for how many seconds it had been due."""
@@ -326,11 +292,11 @@ class Engine:
             self._turning.pop(server_id, None)
 
     def _work(self, record: ServerRecord, hold: Hold, stack: ExitStack) -> None:
-        server_id, fence = record.id, hold.fence
+        server_id = record.id
         bmc: BmcDriver | None = None
         while not self._stopping and not hold.is_over:
             run, action = record.life.run, owed(record.life)
-            if run is None or action is None or record.life.fence != fence or not self._is_due(record):
+            if run is None or action is None or record.life.fence != hold.fence or not self._is_due(record):
                 return
             permit = _Permit(self, record, hold)
             _crash_point(run, action, "before")
@@ -344,14 +310,14 @@ class Engine:
                     seen = self._performer.perform(action, bmc, mode, quirks, permit)
             except Superseded:
                 record = self.store.server(server_id)
-                if self._moved_on(record, run, fence):
+                if self._moved_on(record, run, hold.fence):
                     return
                 continue
             except (BmcError, LoginError, Invalid) as error:
-                self.submit(server_id, _failure(error, run, fence), known=permit.record, hold=hold)
+                self.submit(server_id, _failure(error, run, hold.fence), known=permit.record, hold=hold)
                 return
             power = seen.power if seen.power is not record.power_state else None
-            did = Did(run.number, run.step, fence, wrote=seen.wrote, power=seen.power, seen=seen.text)
+            did = Did(run.number, run.step, hold.fence, wrote=seen.wrote, power=seen.power, seen=seen.text)
             decision = self.submit(server_id, did, known=permit.record, power=power, hold=hold)
             _crash_point(run, action, "after")
             record = replace(record, life=decision.server, power_state=seen.power or record.power_state)
@@ -374,29 +340,32 @@ class Engine:
         return self._locate(record, known)
 
 
-def _calls(decision: Decision, at: datetime) -> bool:
-    """Whether a decision calls for a turn now."""
-    run = decision.server.run
-    waits = run is not None and run.retry_at is not None and run.retry_at > at
-    return decision.outcome is Outcome.CHANGED and decision.action is not None and not waits
-
-
 class Hold:
-    """A turn's reservation. `is_over`: the turn's last commit has given it back."""
+    """A turn's hold on its server: first the fence that it acts under, then a reservation `until`.
 
-    __slots__ = ("fence", "is_over")
+    `is_over`: the turn's last commit has given it back.
+    """
+
+    __slots__ = ("fence", "is_over", "until")
 
     def __init__(self, fence: int) -> None:
         self.fence = fence
+        self.until: datetime | None = None
         self.is_over = False
+
+    def takes(self, event: Event, decision: Decision) -> bool:
+        """Whether this is the turn's first intention, with which the server is reserved."""
+        return self.until is None and isinstance(event, Intended) and decision.outcome is Outcome.CHANGED
 
     def ends_with(self, before: Server, decision: Decision, at: datetime) -> bool:
         """Whether this is a turn's last decision, so that the reservation may go with it: nothing is left to be done
         now, or not under this fence.
         """
-        if decision.outcome is not Outcome.CHANGED or before.fence != self.fence:
+        if self.until is None or decision.outcome is not Outcome.CHANGED or before.fence != self.fence:
             return False
-        return not _calls(decision, at) or decision.server.fence != self.fence
+        run = decision.server.run
+        waits = run is not None and run.retry_at is not None and run.retry_at > at
+        return waits or decision.action is None or decision.server.fence != self.fence
 
 
 class _Permit:

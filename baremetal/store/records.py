@@ -62,7 +62,7 @@ class NewServer:
 
 
 class ServerRecord(msgspec.Struct, frozen=True):
-    """A server under care. `id` is never used twice."""
+    """A server under care. `id` is never used twice. `reserved_until`: of a reservation that no fence has voided."""
 
     id: str
     life: Server
@@ -70,10 +70,15 @@ class ServerRecord(msgspec.Struct, frozen=True):
     power_state: PowerState
     power_seen_at: datetime | None
     created_at: datetime
+    reserved_until: datetime | None = None
 
     @property
     def name(self) -> str:
         return self.life.name
+
+    def is_held(self, now: datetime) -> bool:
+        """Whether somebody has reserved it for a turn, and his time is not over."""
+        return self.reserved_until is not None and self.reserved_until > now
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +172,7 @@ class HistoryEntry(msgspec.Struct, frozen=True):
 class Committed(msgspec.Struct, frozen=True):
     """A decision that is written down: the rows that the history was given, the decision's last.
 
-    `fence` is the one of the reservation that was taken with it, if one was.
+    `fence` is that of the reservation that was taken with it, if one was.
     """
 
     entries: list[HistoryEntry]

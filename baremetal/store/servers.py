@@ -48,6 +48,8 @@ READ = select(
     _S.power_state,
     _S.power_seen_at,
     _S.created_at,
+    _S.reserved_until,
+    _S.reserved_fence,
 )
 _BY_ID = Prepared(READ.where(_S.id == bindparam("ref")))
 _BY_NAME = Prepared(READ.where(_S.name == bindparam("ref")))
@@ -404,7 +406,7 @@ def _facts(text: str) -> Facts:
 
 
 def read_record(row: Sequence[Any]) -> ServerRecord:
-    server_id, life, generation, fence, facts, power, seen, created = row
+    server_id, life, generation, fence, facts, power, seen, created, until, held = row
     return ServerRecord(
         server_id,
         decode_life(life, generation, fence),
@@ -412,4 +414,5 @@ def read_record(row: Sequence[Any]) -> ServerRecord:
         PowerState(power),
         None if seen is None else moment(seen),
         moment(created),
+        moment(until) if until is not None and held == fence else None,
     )

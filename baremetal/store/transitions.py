@@ -38,22 +38,16 @@ _MOVE_AND_FREE = Prepared(
 )
 _STILL = Prepared(select(_S.id).where(_GUARDED))
 
-# Held: until its time, and only while nobody raised the fence over its holder's head (abort, maintenance).
-_HELD = and_(_S.reserved_until > bindparam("now"), _S.reserved_fence == _S.fence)
+# Held otherwise: until its time, and only while nobody raised the fence over its holder's head (abort, maintenance).
 _FREE = or_(_S.reserved_until.is_(None), _S.reserved_until <= bindparam("now"), _S.reserved_fence != _S.fence)
-_MOVE_AND_RESERVE = Prepared(
-    update(SERVERS).where(_GUARDED, _FREE), (*_MOVED, "reserved_until", "reserved_fence")
-)
-_MOVE_AND_TAKE_OVER = Prepared(update(SERVERS).where(_GUARDED), (*_MOVED, "reserved_until", "reserved_fence"))
-_RESERVE = Prepared(
-    update(SERVERS)
-    .where(_S.id == bindparam("the_id"), _FREE)
-    .values(fence=_S.fence + 1, reserved_fence=_S.fence + 1, reserved_until=bindparam("until"))
-    .returning(_S.fence)
-)
+_MOVE_AND_RESERVE = Prepared(update(SERVERS).where(_GUARDED), (*_MOVED, "reserved_until", "reserved_fence"))
 _UNRESERVE = Prepared(
     update(SERVERS)
-    .where(_S.id == bindparam("the_id"), _S.reserved_fence == bindparam("held"))
+    .where(
+        _S.id == bindparam("the_id"),
+        _S.reserved_fence == bindparam("held"),
+        _S.reserved_until == bindparam("until"),
+    )
     .values(reserved_until=None, reserved_fence=None)
 )
 _VOID = Prepared(
@@ -97,34 +91,34 @@ class Transitions(Part):
         run's record (`boot_id disk disks ssh_host_keys addresses accepted`), and the server's `inventory`. `power` is
         what was seen on the way to the decision, noted as `set_power` does, and told before it. `frees`: a decision
         that changes something also gives back the reservation whose fence `before` carries. `until`: one that changes
-        something also takes the server for the turn that it calls for, as `reserve` does, unless somebody holds it.
+        something also reserves the server, which raises its fence: for a caller who has read that nobody holds it.
         `waited` is the number under which this run waited for its turn. Raises Unavailable, and Refused for a run
         beside a deploy that waits.
         """
         after = decision.server
         changed = decision.outcome is Outcome.CHANGED
         guard = {"the_id": server_id, "guard": before.generation, "guard_fence": before.fence}
-        fence = None
+        fence = None if until is None or not changed else after.fence + 1
         with self._db.write() as connection:
             if changed:
                 _assert_grows(before, after)
                 moved = {
                     **guard,
+                    # where the server is reserved too, the text keeps the lower fence: the column has the last word
                     "life": encode_life(after),
                     "state": str(after.state),
                     "generation": after.generation,
-                    "fence": after.fence,
+                    "fence": after.fence if fence is None else fence,
                     "due_at": _due_at(decision),
                 }
+                statement = _MOVE_AND_FREE if frees else _MOVE
                 if until is not None:
-                    # A higher fence voids whatever reservation there is.
-                    statement = _MOVE_AND_RESERVE if after.fence == before.fence else _MOVE_AND_TAKE_OVER
-                    fence = _move_and_reserve(statement, connection, moved, until, at)
-                if fence is None:
-                    # The guard compares the fence too, so that what is freed is what was taken under it.
-                    statement = _MOVE_AND_FREE if frees else _MOVE
-                    if statement.run(connection, moved).rowcount != 1:
-                        return None
+                    statement = _MOVE_AND_RESERVE
+                    moved |= {"reserved_until": micros(until), "reserved_fence": fence}
+                # The guard compares the fence too. Each reservation raises it: so what is freed is what was taken under
+                # it, and nobody has taken the server since it was read.
+                if statement.run(connection, moved).rowcount != 1:
+                    return None
                 if begin is not None:
                     add_run(connection, begin)
                     wait_no_longer(connection, server_id, before.name, begin.verb, waited)
@@ -153,18 +147,10 @@ class Transitions(Part):
             )
         return Committed([decided] if seen is None else [seen, decided], fence)
 
-    def reserve(self, server_id: str, until: datetime, at: datetime) -> int | None:
-        """Take the server for one turn and return the fence it runs under; None while somebody else holds it."""
+    def unreserve(self, server_id: str, fence: int, until: datetime) -> None:
+        """Give back the reservation that was taken under `fence`. Harmless when it is over, or was never taken."""
         with self._db.write() as connection:
-            row = _RESERVE.run(
-                connection, {"the_id": server_id, "until": micros(until), "now": micros(at)}
-            ).fetchone()
-        return None if row is None else int(row[0])
-
-    def unreserve(self, server_id: str, fence: int) -> None:
-        """Give back the reservation that was taken under `fence`. Harmless when it is over."""
-        with self._db.write() as connection:
-            _UNRESERVE.run(connection, {"the_id": server_id, "held": fence})
+            _UNRESERVE.run(connection, {"the_id": server_id, "held": fence, "until": micros(until)})
 
     def void_reservations(self) -> None:
         """Free every server: only for a process that knows that no other one works on this database."""
@@ -182,17 +168,6 @@ class Transitions(Part):
         with self._db.read() as connection:
             (at,) = _NEXT.run(connection, {}).fetchone()
         return None if at is None else moment(at)
-
-
-def _move_and_reserve(
-    statement: Prepared, connection: Connection, moved: Mapping[str, Any], until: datetime, at: datetime
-) -> int | None:
-    """Move the server and take it in one statement; None, and nothing moved, where somebody holds it already."""
-    fence: int = moved["fence"] + 1
-    held = {"reserved_until": micros(until), "reserved_fence": fence, "now": micros(at)}
-    # The life's own text keeps the lower fence: the column has the last word.
-    taken = statement.run(connection, {**moved, "fence": fence, **held})
-    return fence if taken.rowcount == 1 else None
 
 
 def _learn(

@@ -44,6 +44,7 @@ class Watch:
         self._open = 0
         self._refused = 0
         self._intended: Intended | None = None
+        self._reserved = 0
         self._flipped = 0
         self._scripts: Counter[tuple[int, int]] = Counter()
         self._wipes: dict[int, bool] = {}
@@ -62,6 +63,9 @@ class Watch:
     def reserved(self, fence: int) -> None:
         check(fence > self.life.fence, "I11", "a reservation did not raise the fence")
         self.life = replace(self.life, fence=fence)
+        assert self._intended is not None
+        self._intended = replace(self._intended, fence=fence)  # what was intended with it is done under it
+        self._reserved = fence
 
     # -- state --
 
@@ -200,6 +204,7 @@ class Watch:
             life.fence,
         )
         check(same, "I11", "{} under an older fence", kind)
+        check(self._reserved == life.fence, "I11", "{} without a reservation", kind)
         check(run.verb is not Verb.MANAGE, "I20", "{} while verifying", kind)
 
     # -- the boot app --

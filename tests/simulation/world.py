@@ -228,9 +228,7 @@ class World:
         times = [until_s, now + 60.0]
         if (at := self.clock.next_at()) is not None:
             times.append(at)
-        if now >= self.stall_until and self.engine.is_called:
-            times.append(now)
-        elif now >= self.stall_until and (due := self._next_due()) is not None:
+        if now >= self.stall_until and (due := self._next_due()) is not None:
             offset = (due - self.now()).total_seconds()
             times.append(now + max(offset, 0.0))
         self._alive(lambda: self.clock.pass_time(max(min(times) - now, 0.01)))
@@ -250,7 +248,7 @@ class World:
     def _is_due(self) -> bool:
         """Whether a sweep would find anything: most ticks of a long install find nothing."""
         due = self._next_due()
-        return self.unreturned or self.engine.is_called or (due is not None and due <= self.now())
+        return self.unreturned or (due is not None and due <= self.now())
 
     def sweep(self) -> None:
         try:
@@ -499,14 +497,6 @@ class FaultyStore:
 
     def after_commit(self, call: Callable[[], None]) -> None:
         self._store.after_commit(call)
-
-    def reserve(self, server_id: str, until: datetime, at: datetime) -> int | None:
-        self._world.check_alive(self._alive)
-        self._world.writes += 1
-        fence = self._store.reserve(server_id, until, at)
-        if fence is not None:
-            self._world.watch.reserved(fence)
-        return fence
 
     def race(self) -> None:
         """Let others be quicker, between the moment when a server was read and the one when it is written."""

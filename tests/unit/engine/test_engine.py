@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from baremetal import telemetry
-from baremetal.drivers.base import Permit
+from baremetal.drivers.base import Permit, PowerTarget
 from baremetal.engine import engine as module
 from baremetal.errors import Unavailable, Unknown
 from baremetal.lifecycle.decision import Decision, Outcome
@@ -33,6 +33,7 @@ from baremetal.lifecycle.model import (
 from baremetal.store.history import fold
 from baremetal.store.records import ServerRecord
 from tests.unit.engine.rig import DeafBmc, LyingBmc, ObedientBmc, Rig, SlowBmc, TwoStepBmc, rig_on
+from tests.unit.store.fleet import reserve
 
 S = ProvisionState
 
@@ -41,7 +42,7 @@ class TestSubmit:
     def test_a_decision_is_recorded_with_its_run(self, rig: Rig) -> None:
         server_id = rig.enrol()
         decision = rig.ask(server_id)
-        assert replace(decision.server, fence=1) == rig.life(server_id), "its turn is reserved"
+        assert decision.server == rig.life(server_id)
         run = rig.store.run(server_id, 1)
         assert run is not None
         assert (run.verb, run.profile) == ("deploy", "tiny")
@@ -183,9 +184,10 @@ class TestTurn:
         if what != "nothing":
             interrupt(rig, server_id, what)
         rig.engine.turn(server_id, known=record)
-        assert rig.bmc(server_id).writes == {"abort": ["off"], "maintenance": []}.get(
-            what, ["off", "pxe", "on"]
-        )
+        assert rig.bmc(server_id).writes == (["off", "pxe", "on"] if what == "nothing" else [])
+        rig.engine.sweep()
+        after = {"abort": ["off"], "maintenance": [], "nothing": ["off", "pxe", "on"]}
+        assert rig.bmc(server_id).writes == after[what]
 
     def test_nothing_owed_is_nothing_done(self, rig: Rig) -> None:
         server_id = rig.enrol()
@@ -196,7 +198,7 @@ class TestTurn:
 
     def test_a_reserved_server_is_left_alone(self, rig: Rig) -> None:
         server_id = rig.enrol()
-        rig.store.reserve(server_id, rig.now() + timedelta(minutes=1), rig.now())
+        reserve(rig.store, server_id, rig.now() + timedelta(minutes=1), rig.now())
         rig.ask(server_id)
         rig.engine.turn(server_id)
         assert rig.bmc(server_id).logins == 0
@@ -330,7 +332,8 @@ class TestPermission:
     def test_results_that_come_after_are_no_ops(self, rig: Rig, how: str) -> None:
         server_id = rig.enrol()
         rig.ask(server_id)
-        fence = rig.life(server_id).fence  # of the reservation that was taken with the call for a turn
+        fence = reserve(rig.store, server_id, rig.now() + timedelta(minutes=5), rig.now())
+        assert fence is not None
         interrupt(rig, server_id, how)
         before = rig.life(server_id)
         for late in (Intended(1, 0, fence), Did(1, 0, fence, wrote=True)):
@@ -440,28 +443,38 @@ class TestSweep:
             rig.ask(server_id)
             rig.engine.sweep()
             now = rig.engine.now()
-            assert rig.store.reserve(server_id, now + timedelta(seconds=1), now) is not None
+            assert reserve(rig.store, server_id, now + timedelta(seconds=1), now) is not None
 
-    def test_a_turn_begins_under_the_reservation_that_the_call_for_it_took(
-        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def reserve(*_: object) -> int:
-            raise AssertionError("it was reserved already")
+    def test_a_turn_reserves_its_server_with_its_first_intention(self, rig: Rig) -> None:
+        """What only reads needs no reservation, and nobody is kept out by it."""
+        held: list[tuple[str, int, bool]] = []
 
-        server_id = rig.enrol()
-        monkeypatch.setattr(rig.store, "reserve", reserve)
+        class WatchedBmc(ObedientBmc):
+            def power(self) -> PowerState:
+                note("read")
+                return super().power()
+
+            def set_power(self, target: PowerTarget, permit: Permit) -> None:
+                super().set_power(target, permit)
+                note("written")
+
+        def note(what: str) -> None:
+            record = rig.store.server(server_id)
+            held.append((what, record.life.fence, record.is_held(rig.now())))
+
+        server_id = rig.enrol(WatchedBmc(rig.clock, on=True))
         rig.ask(server_id)
-        assert rig.engine.is_called
-        assert rig.store.due(rig.now()) == [], "nobody else may begin it"
         rig.engine.sweep()
-        assert rig.bmc(server_id).on
-        assert not rig.engine.is_called
+        assert held[0] == ("read", 0, False)
+        assert {(fence, is_held) for what, fence, is_held in held if what == "written"} == {(1, True)}
+        assert not rig.store.server(server_id).is_held(rig.now())
 
-    def test_a_call_whose_commit_was_not_answered_is_found_by_the_next_sweep(
+    def test_an_intention_whose_commit_was_not_answered_holds_nobody_up(
         self, rig: Rig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The decision and its reservation are in the database, and nobody here knows of it."""
-        server_id = rig.enrol()
+        """It is in the database with its reservation, and nobody here knows of it."""
+        server_id = rig.enrol(ObedientBmc(rig.clock, on=True))
+        rig.ask(server_id)
         commit = rig.store.commit
 
         def unanswered(*what: Any, **more: Any) -> Any:
@@ -470,20 +483,11 @@ class TestSweep:
 
         with monkeypatch.context() as lost:
             lost.setattr(rig.store, "commit", unanswered)
-            with pytest.raises(Unavailable):
-                rig.ask(server_id)
-        assert not rig.engine.is_called
+            rig.engine.sweep()
+        assert rig.store.server(server_id).is_held(rig.now())
+        assert rig.bmc(server_id).writes == []
         rig.engine.sweep()
-        assert rig.bmc(server_id).on
-
-    def test_a_call_for_a_server_that_is_forgotten_meanwhile_is_forgotten_too(self, rig: Rig) -> None:
-        first, second = rig.enrol(), rig.enrol()
-        rig.ask(first)
-        rig.ask(second)
-        rig.store.forget(first, rig.now(), "alice")
-        rig.engine.sweep()
-        assert rig.bmc(second).on
-        assert not rig.engine.is_called
+        assert rig.bmc(server_id).writes == ["off", "pxe", "on"]
 
     def test_a_reservation_that_could_not_be_returned_is_returned_by_the_next_sweep(
         self, rig: Rig, monkeypatch: pytest.MonkeyPatch

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from msgspec.structs import replace
+
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.decision import Decision
-from baremetal.lifecycle.events import Asked, Event
+from baremetal.lifecycle.events import Asked, Event, MaintenanceChanged
 from baremetal.lifecycle.model import Method, ProvisionState, Server, Verb
-from baremetal.lifecycle.moves import workflow
+from baremetal.lifecycle.moves import owed, workflow
 from baremetal.lifecycle.table import NEWS, RESULTS
 from baremetal.lifecycle.workflows import Do
 from baremetal.store.records import Credentials, Facts, HistoryEntry, NewRun, NewServer
@@ -42,7 +44,14 @@ def new(number: int = 1, **facts: Any) -> NewServer:
 
 
 def submit(
-    store: Store, server_id: str, event: Event, at: datetime, *, waited: int | None = None, **facts: Any
+    store: Store,
+    server_id: str,
+    event: Event,
+    at: datetime,
+    *,
+    waited: int | None = None,
+    until: datetime | None = None,
+    **facts: Any,
 ) -> tuple[Decision, HistoryEntry | None]:
     """Decide on what is stored and commit it, once: a lost guard gives None. `waited`: as `Store.commit` takes it."""
     life = store.server(server_id).life
@@ -51,8 +60,21 @@ def submit(
     begin = None
     if run is not None and life.run is None:
         begin = NewRun(server_id, run.number, str(run.verb), "tiny", {"template": "text"}, at)
-    done = store.commit(server_id, life, decision, event, at, begin=begin, waited=waited, facts=facts or None)
+    done = store.commit(
+        server_id, life, decision, event, at, begin=begin, waited=waited, facts=facts or None, until=until
+    )
     return decision, done.entries[-1] if done is not None else None
+
+
+def reserve(store: Store, server_id: str, until: datetime, at: datetime) -> int | None:
+    """Take a server as a turn does, with a decision that changes nothing else; None where somebody holds it."""
+    record = store.server(server_id)
+    if record.is_held(at):
+        return None
+    life = record.life
+    still = Decision(replace(life, generation=life.generation + 1), owed(life), "reserved")
+    done = store.commit(server_id, life, still, MaintenanceChanged(life.maintenance), at, until=until)
+    return None if done is None else done.fence
 
 
 def ask(verb: Verb) -> Asked:
@@ -69,10 +91,12 @@ def live(store: Store, server_id: str, verb: Verb, at: datetime) -> Iterator[dat
         if not isinstance(step, Do):
             decision, _ = submit(store, server_id, NEWS[str(step.signal or "script")](decision.server), at)
             continue
-        fence = store.reserve(server_id, at + 60 * SECOND, at)
-        assert fence is not None
+        fence, until = 0, at + 60 * SECOND
         if step.name not in ("check", "proof"):
-            submit(store, server_id, RESULTS["intended"](store.server(server_id).life), at)
+            life = store.server(server_id).life
+            submit(store, server_id, RESULTS["intended"](life), at, until=until)
+            fence = life.fence + 1
         decision, _ = submit(store, server_id, RESULTS["did"](store.server(server_id).life), at)
-        store.unreserve(server_id, fence)
+        if fence:
+            store.unreserve(server_id, fence, until)
     yield at

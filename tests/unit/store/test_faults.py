@@ -23,7 +23,7 @@ from baremetal.store.connection import Connection, Prepared
 from baremetal.store.history import fold
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store
-from tests.unit.store.fleet import NOW, PASSWORD, ask, live, new, submit
+from tests.unit.store.fleet import NOW, PASSWORD, ask, live, new, reserve, submit
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,7 @@ WRITES: dict[str, Callable[[Store, str], object]] = {
     "enrol": lambda store, server_id: store.add_servers([new(8), new(9)], NOW),
     "deploy": lambda store, server_id: submit(store, server_id, ask(Verb.DEPLOY), NOW),
     "refused": lambda store, server_id: submit(store, server_id, ask(Verb.REBUILD), NOW),
-    "reserve": lambda store, server_id: store.reserve(server_id, NOW, NOW),
+    "reserve": lambda store, server_id: reserve(store, server_id, NOW, NOW),
     "facts": lambda store, server_id: store.set_facts(
         server_id,
         dataclasses.replace(store.server(server_id).facts, ip="10.0.0.9/24"),

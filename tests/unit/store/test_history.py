@@ -53,18 +53,16 @@ EVENTS = [make for table in TABLES.values() for make in table.values()]
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 4000), st.booleans()), max_size=40))
 def test_any_life_is_folded(steps: list[tuple[Any, int, bool]]) -> None:
-    """Whatever events come in whatever order, with turns taken in between (promises I8)."""
+    """Whatever events come in whatever order, also where it reserves the server (promises I8)."""
     store = Store.open("sqlite://", Secrets.ephemeral())
     try:
         (record,) = store.add_servers([new()], NOW)
         at = NOW
         for make, seconds, reserving in steps:
             at += timedelta(seconds=seconds)
-            if reserving:
-                store.reserve(record.id, at + SECOND, at)
             event: Event = make(store.server(record.id).life)
             before = store.last_history_id()
-            _, entry = submit(store, record.id, event, at)
+            _, entry = submit(store, record.id, event, at, until=at + SECOND if reserving else None)
             assert entry is not None
             assert [one.id for one in store.history(after=before)] == [entry.id]
         stored = store.server(record.id).life

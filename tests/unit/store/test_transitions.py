@@ -13,7 +13,7 @@ from baremetal.lifecycle.model import PowerState, ProvisionState, Signal, Verb
 from baremetal.lifecycle.table import RESULTS
 from baremetal.store.records import NewRun
 from baremetal.store.store import Store
-from tests.unit.store.fleet import NOW, SECOND, ask, live, new, submit
+from tests.unit.store.fleet import NOW, SECOND, ask, live, new, reserve, submit
 
 
 def due(store: Store, now: datetime) -> list[str]:
@@ -49,7 +49,7 @@ def test_a_raised_fence_loses_the_guard(store: Store) -> None:
     (record,) = store.add_servers([new()], NOW)
     event = ask(Verb.DEPLOY)
     decision = decide(record.life, event, NOW)
-    assert store.reserve(record.id, NOW + SECOND, NOW) == 1
+    assert reserve(store, record.id, NOW + SECOND, NOW) == 1
     assert store.commit(record.id, record.life, decision, event, NOW) is None
     assert store.runs(record.id) == []
 
@@ -110,82 +110,70 @@ def test_a_failing_statement_takes_the_whole_decision_back(store: Store) -> None
 
 def test_a_reservation_is_exclusive_and_raises_the_fence(store: Store) -> None:
     (record,) = store.add_servers([new()], NOW)
-    assert store.reserve(record.id, NOW + 60 * SECOND, NOW) == 1
-    assert store.reserve(record.id, NOW + 60 * SECOND, NOW) is None
-    store.unreserve(record.id, 1)
-    assert store.reserve(record.id, NOW + 60 * SECOND, NOW) == 2
+    assert reserve(store, record.id, NOW + 60 * SECOND, NOW) == 1
+    assert reserve(store, record.id, NOW + 60 * SECOND, NOW) is None
+    store.unreserve(record.id, 1, NOW + 61 * SECOND)  # another one, that was never taken
+    assert reserve(store, record.id, NOW + 60 * SECOND, NOW) is None
+    store.unreserve(record.id, 1, NOW + 60 * SECOND)
+    assert reserve(store, record.id, NOW + 60 * SECOND, NOW) == 2
     assert store.server("r1").life.fence == 2
 
 
 def test_a_reservation_ends_by_itself(store: Store) -> None:
     (record,) = store.add_servers([new()], NOW)
-    assert store.reserve(record.id, NOW + 60 * SECOND, NOW) == 1
-    assert store.reserve(record.id, NOW + 120 * SECOND, NOW + 60 * SECOND) == 2
-    store.unreserve(record.id, 1)  # too late: the second one stays
-    assert store.reserve(record.id, NOW + 120 * SECOND, NOW + 61 * SECOND) is None
+    assert reserve(store, record.id, NOW + 60 * SECOND, NOW) == 1
+    assert reserve(store, record.id, NOW + 120 * SECOND, NOW + 60 * SECOND) == 2
+    store.unreserve(record.id, 1, NOW + 60 * SECOND)  # too late: the second one stays
+    assert reserve(store, record.id, NOW + 120 * SECOND, NOW + 61 * SECOND) is None
 
 
 def test_raising_the_fence_voids_a_reservation(store: Store) -> None:
     """Abort and maintenance take the permission away; whoever goes on must not wait for the old holder."""
     (record,) = store.add_servers([new()], NOW)
     submit(store, record.id, ask(Verb.DEPLOY), NOW)
-    assert store.reserve(record.id, NOW + 600 * SECOND, NOW) == 1
+    assert reserve(store, record.id, NOW + 600 * SECOND, NOW) == 1
     submit(store, record.id, Asked(Verb.ABORT), NOW)
     assert due(store, NOW) == [record.id]
-    assert store.reserve(record.id, NOW + 600 * SECOND, NOW) == 3
-    store.unreserve(record.id, 1)
-    assert store.reserve(record.id, NOW + 600 * SECOND, NOW) is None
+    assert reserve(store, record.id, NOW + 600 * SECOND, NOW) == 3
+    store.unreserve(record.id, 1, NOW + 600 * SECOND)
+    assert reserve(store, record.id, NOW + 600 * SECOND, NOW) is None
 
 
 def test_a_decision_gives_the_reservation_back_where_it_is_told_to(store: Store) -> None:
     (record,) = store.add_servers([new()], NOW)
     submit(store, record.id, ask(Verb.DEPLOY), NOW)
     until = NOW + 600 * SECOND
-    assert store.reserve(record.id, until, NOW) == 1
+    assert reserve(store, record.id, until, NOW) == 1
     life, event = store.server("r1").life, MaintenanceChanged(True)
     decision = decide(life, event, NOW)
     stale = replace(life, fence=0)
     assert store.commit(record.id, stale, decide(stale, event, NOW), event, NOW, frees=True) is None
-    assert store.reserve(record.id, until, NOW) is None, "the guard was lost"
+    assert reserve(store, record.id, until, NOW) is None, "the guard was lost"
     kept = replace(decision, server=replace(decision.server, fence=life.fence))
     assert store.commit(record.id, life, kept, event, NOW, frees=True)
-    assert store.reserve(record.id, until, NOW) == 2
+    assert reserve(store, record.id, until, NOW) == 2
 
 
-def test_a_decision_takes_the_server_for_the_turn_that_it_calls_for(store: Store) -> None:
-    """In the same transaction: nobody is between. Whoever holds it keeps it, unless the decision raises the fence."""
+def test_a_decision_reserves_the_server_where_it_is_told_to(store: Store) -> None:
+    """In the same transaction, so that nobody is between; whoever read the server before loses the guard."""
     (record,) = store.add_servers([new()], NOW)
     event, until = ask(Verb.DEPLOY), NOW + 60 * SECOND
+    refused = ask(Verb.REBUILD)
+    done = store.commit(record.id, record.life, decide(record.life, refused, NOW), refused, NOW, until=until)
+    assert done is not None
+    assert (done.fence, store.server("r1").reserved_until) == (None, None), "nothing was to be done"
     done = store.commit(record.id, record.life, decide(record.life, event, NOW), event, NOW, until=until)
     assert done is not None
-    assert done.fence == 1
-    life = store.server("r1").life
-    assert (life.generation, life.fence) == (1, 1)
+    taken = store.server("r1")
+    assert (taken.life.generation, taken.life.fence, done.fence) == (1, 1, 1)
+    assert taken.reserved_until == until
+    assert (taken.is_held(NOW), taken.is_held(until)) == (True, False)
     assert store.due(NOW) == []
-    assert store.reserve(record.id, until, NOW) is None
-
-    stale = replace(life, fence=0)
-    overdue = Overdue(1, 0)
-    late = decide(stale, overdue, NOW + 3600 * SECOND)
-    assert store.commit(record.id, stale, late, overdue, NOW, until=until) is None, "the guard was lost"
-    again = decide(life, overdue, NOW + 3600 * SECOND)
-    kept = store.commit(record.id, life, again, overdue, NOW, until=until)
-    assert kept is not None
-    assert kept.fence is None, "somebody held it"
-    life = store.server("r1").life
-    assert (life.generation, life.fence) == (2, 1)
-
-
-def test_a_higher_fence_takes_the_server_from_whoever_holds_it(store: Store) -> None:
-    (record,) = store.add_servers([new()], NOW)
-    submit(store, record.id, ask(Verb.DEPLOY), NOW)
-    assert store.reserve(record.id, NOW + 60 * SECOND, NOW) == 1
-    life, abort, until = store.server("r1").life, Asked(Verb.ABORT), NOW + 60 * SECOND
-    done = store.commit(record.id, life, decide(life, abort, NOW), abort, NOW, until=until)
-    assert done is not None
-    assert done.fence == 3
-    store.unreserve(record.id, 1)
-    assert store.reserve(record.id, NOW + 60 * SECOND, NOW) is None
+    late = Overdue(1, 0)
+    before = replace(taken.life, fence=0)
+    assert store.commit(record.id, before, decide(before, late, until), late, until, until=until) is None
+    submit(store, record.id, Asked(Verb.ABORT), NOW)
+    assert store.server("r1").reserved_until is None, "a higher fence voids it"
 
 
 def test_the_power_seen_on_the_way_stands_before_the_decision(store: Store) -> None:
@@ -211,13 +199,9 @@ def test_the_power_seen_on_the_way_stands_before_the_decision(store: Store) -> N
 def test_a_start_frees_every_server(store: Store) -> None:
     records = store.add_servers([new(1), new(2)], NOW)
     for record in records:
-        assert store.reserve(record.id, NOW + 600 * SECOND, NOW) == 1
+        assert reserve(store, record.id, NOW + 600 * SECOND, NOW) == 1
     store.void_reservations()
-    assert [store.reserve(record.id, NOW + 600 * SECOND, NOW) for record in records] == [2, 2]
-
-
-def test_nobody_reserves_what_is_not_there(store: Store) -> None:
-    assert store.reserve("0" * 32, NOW + SECOND, NOW) is None
+    assert [reserve(store, record.id, NOW + 600 * SECOND, NOW) for record in records] == [2, 2]
 
 
 # -- what is due ----------------------------------------------------------------------------------------------------
@@ -255,7 +239,7 @@ def test_an_awaited_signal_is_due_at_its_deadline(store: Store) -> None:
 def test_who_is_reserved_is_not_due_before_the_reservation_ends(store: Store) -> None:
     (record,) = store.add_servers([new()], NOW)
     submit(store, record.id, ask(Verb.DEPLOY), NOW)
-    store.reserve(record.id, NOW + 60 * SECOND, NOW)
+    reserve(store, record.id, NOW + 60 * SECOND, NOW)
     assert due(store, NOW + SECOND) == []
     assert store.next_due() == NOW + 60 * SECOND
     assert due(store, NOW + 60 * SECOND) == [record.id]

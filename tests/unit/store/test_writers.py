@@ -16,7 +16,7 @@ from baremetal.lifecycle.model import Verb
 from baremetal.store.history import fold
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store
-from tests.unit.store.fleet import NOW, SECOND, ask, mac, new, submit
+from tests.unit.store.fleet import NOW, SECOND, ask, mac, new, reserve, submit
 
 pytestmark = pytest.mark.slow
 
@@ -104,11 +104,11 @@ def test_of_eight_that_want_a_reservation_one_gets_it(store: Store) -> None:
         fences: list[int | None] = []
 
         def work(_number: int, fences: list[int | None] = fences) -> None:
-            fences.append(store.reserve(record.id, NOW + timedelta(minutes=9), NOW))
+            fences.append(reserve(store, record.id, NOW + timedelta(minutes=9), NOW))
 
         together(work)
         assert sorted(fence for fence in fences if fence is not None) == [turn + 1]
-        store.unreserve(record.id, turn + 1)
+        store.unreserve(record.id, turn + 1, NOW + timedelta(minutes=9))
 
 
 def test_of_eight_verbs_one_begins_a_run(store: Store) -> None:
