@@ -19,7 +19,7 @@ from baremetal.errors import BaremetalError
 from baremetal.netboot.dhcp.offer import Client, Host, Network
 from baremetal.netboot.dhcp.server import DhcpServer, Status
 from baremetal.netboot.dhcp.sightings import Seen, SeenKind
-from baremetal.service.boot.strangers import Strangers
+from baremetal.service.boot.strangers import Strangers, Way
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 
@@ -131,9 +131,8 @@ class Dhcp:
         if not (seen.ipxe or http or seen.vendor_class.startswith("PXEClient")):
             return
         client = Client(seen.arch, seen.ipxe, http)
-        what = f"DHCP, as {client}"
-        if self._strangers.is_news(seen.mac, what):
-            self._strangers.meet(seen.mac, what, arch=client.machine)
+        if self._strangers.is_news(seen.mac, Way.DHCP):
+            self._strangers.meet(seen.mac, f"DHCP, as {client}", arch=client.machine)
 
     def _changed(self, status: Status) -> None:
         telemetry.DHCP_RUNNING.set(1.0 if status.is_running else 0.0)

@@ -24,11 +24,11 @@ from baremetal.netboot.lookup import By, Loader
 from baremetal.service.boot.looks import Look, find_machine, weigh
 from baremetal.service.boot.machine import Machine
 from baremetal.service.boot.part import Part
+from baremetal.service.boot.strangers import Way
 from baremetal.service.servers.manner import local_script, manner_of
 
 log = telemetry.logger(__name__)
 
-_ASKED = "boot script"
 _CANNOT_COUNT = (Loader.PXELINUX, Loader.LPXELINUX)
 
 
@@ -74,7 +74,7 @@ class Scripts(Part):
             return Look(machine, None, None, found=not machine.goes_on or bool(machine.mac))
         look = weigh(machine, record)
         if record is None:
-            return replace(look, stranger=self.strangers.is_news(machine.mac, _ASKED))
+            return replace(look, stranger=self.strangers.is_news(machine.mac, Way.SCRIPT))
         answer = look.answer
         if asked is None or asked.by in (By.MAC, By.UUID):  # iPXE names itself in what it asks
             self._requests.belongs(machine.address, record)
@@ -195,4 +195,6 @@ class Scripts(Part):
 
     def meet(self, machine: Machine) -> None:
         """Remember a stranger. Best effort."""
-        self.strangers.meet(machine.mac, _ASKED, uuid=machine.uuid, serial=machine.serial, arch=machine.arch)
+        self.strangers.meet(
+            machine.mac, Way.SCRIPT, uuid=machine.uuid, serial=machine.serial, arch=machine.arch
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from baremetal import telemetry
 from baremetal.errors import BaremetalError
@@ -16,7 +17,18 @@ from baremetal.store.store import Store
 log = telemetry.logger(__name__)
 
 _EVERY = timedelta(seconds=10)
-_KEPT = 2048
+
+
+class Way(StrEnum):
+    """How a stranger came to notice."""
+
+    DHCP = "DHCP"
+    SCRIPT = "boot script"
+
+
+# How many are written down within _EVERY. What DHCP tells is written in the order in which it was heard, before what it
+# tells of servers under care: invented MACs must not hold those up, nor take the place of who asks for a script.
+_MOST = {Way.DHCP: 64, Way.SCRIPT: 2048}
 
 
 class Strangers:
@@ -25,23 +37,25 @@ class Strangers:
     def __init__(self, store: Store, now: Callable[[], datetime]) -> None:
         self._store = store
         self._now = now
-        self._seen: dict[tuple[str, str], datetime] = {}
+        self._seen: dict[Way, dict[str, datetime]] = {way: {} for way in Way}
         self._lock = threading.Lock()
 
-    def is_news(self, mac: str, what: str) -> bool:
-        """Whether that a stranger asked for this is worth a write: seldom for one MAC, and for so many MACs only."""
+    def is_news(self, mac: str, way: Way) -> bool:
+        """Whether a stranger is worth a write now: seldom for one MAC, and for so many MACs only."""
         if not mac:
             return False
         at = self._now()
         with self._lock:
-            last = self._seen.get((mac, what))
+            seen = self._seen[way]
+            last = seen.get(mac)
             if last is not None and timedelta(0) <= at - last < _EVERY:
                 return False
-            if len(self._seen) >= _KEPT:
-                self._seen = {key: seen for key, seen in self._seen.items() if at - seen < _EVERY}
-                if len(self._seen) >= _KEPT:
+            if len(seen) >= _MOST[way]:
+                seen = {key: when for key, when in seen.items() if timedelta(0) <= at - when < _EVERY}
+                self._seen[way] = seen
+                if len(seen) >= _MOST[way]:
                     return False
-            self._seen[mac, what] = at
+            seen[mac] = at
         return True
 
     def meet(self, mac: str, what: str, *, uuid: str = "", serial: str = "", arch: str = "") -> None:

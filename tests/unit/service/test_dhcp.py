@@ -16,7 +16,7 @@ from baremetal.engine.observations import Observations
 from baremetal.netboot.dhcp.offer import Mode, Network, Segment
 from baremetal.netboot.dhcp.sightings import Reader
 from baremetal.service.boot.dhcp import Dhcp
-from baremetal.service.boot.strangers import Strangers
+from baremetal.service.boot.strangers import Strangers, Way
 from baremetal.store.records import ServerRecord
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store
@@ -142,3 +142,18 @@ def test_a_stranger_that_netboots_is_listed_before_it_asks_for_a_script(rig: Rig
     (seen,) = rig.store.unknowns()
     assert (seen.uuid, seen.serial, seen.arch, seen.times) == ("u1", "SN1", "arm64", 3), "what it told before"
     assert seen.what == "DHCP, as arm64 UEFI HTTP boot"
+
+
+def test_a_flood_of_invented_machines_writes_little_and_hides_nobody_who_asks_for_a_script(rig: Rig) -> None:
+    for number in range(200):
+        rig.lease(
+            number, f"52:54:00:01:00:{number:02x}", "10.9.0.102", f"PXEClient:Arch:{number:05d}:UNDI:003010"
+        )
+    for number in range(200, 230):  # one machine that says that it is another architecture each time
+        rig.lease(number, STRANGER, "10.9.0.102", f"PXEClient:Arch:{number:05d}:UNDI:003010")
+    assert len(rig.store.unknowns()) == 64
+    assert sum(seen.times for seen in rig.store.unknowns()) == 64
+    strangers = rig.dhcp._strangers
+    assert strangers.is_news(STRANGER, Way.SCRIPT)
+    rig.at += timedelta(seconds=10)
+    assert strangers.is_news(STRANGER, Way.DHCP)
