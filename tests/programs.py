@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from baremetal.errors import LabError
-from baremetal.lab.architecture import Architecture
-from baremetal.lab.tiny import packages
+from baremetal.ramsystem import packages
+from baremetal.ramsystem.architecture import Architecture
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "baremetal-tests"
 

@@ -109,6 +109,65 @@ def add(
         )
 
 
+@media.command()
+def ramdisk(
+    firmware: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--firmware",
+            metavar="PACKAGE",
+            help="A Debian package with firmware that drivers ask for; repeat it.",
+        ),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a RAM system that was put there by hand.")
+    ] = False,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Make the RAM system that inspections, rescues and wipes boot, of Debian packages, and put it in place.
+
+    Needs no root, and apt's lists on this host. Do it again for newer packages.
+    """
+    import os
+    import tempfile
+
+    from baremetal.ramsystem.architecture import Architecture
+    from baremetal.ramsystem.build import build
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "baremetal" / "ramsystem"
+    cache.mkdir(parents=True, exist_ok=True)
+    work = _open(config)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="making-") as folder:
+        say("Fetching packages, and putting the RAM system together; it takes about half a minute.")
+        made = build(Path(folder), cache, Architecture.X86_64, firmware or ())
+        added = work.add("ramdisk", made.folder, replace=replace)
+    data = {
+        "folder": str(added.folder),
+        "kernel": made.kernel,
+        "drivers": made.drivers,
+        "bytes": added.record.bytes,
+        "firmware_lacking": list(made.lacks),
+    }
+    if not emit(data, output):
+        fields(
+            [
+                ("folder", str(added.folder)),
+                ("kernel", made.kernel),
+                ("drivers", str(made.drivers)),
+                ("size", _size(added.record.bytes)),
+                ("firmware", _lacks(made.lacks)),
+            ]
+        )
+
+
+def _lacks(names: tuple[str, ...]) -> str:
+    if not names:
+        return "all that these drivers name"
+    kinds = sorted({name.partition("/")[0] for name in names if "/" in name})
+    return f"{len(names)} files that drivers name are in none of these packages ({', '.join(kinds[:6])} …)"
+
+
 @media.command("list")
 def list_(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
     """List the media that are there, and those that profiles wait for."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baremetal.errors import LabError
-from baremetal.lab.architecture import Architecture
 from baremetal.lifecycle.model import BootMode
+from baremetal.ramsystem.architecture import Architecture
 
 _ROMS = ("/usr/lib/ipxe/qemu", "/usr/share/ipxe/qemu", "/usr/share/ipxe", "/usr/share/qemu")
 _BIOS_ROM, _UEFI_ROM = "pxe-virtio.rom", "efi-virtio.rom"

@@ -27,11 +27,11 @@ from pathlib import Path
 from uuid import UUID
 
 from baremetal.errors import LabError
-from baremetal.lab.architecture import Architecture
 from baremetal.lab.firmware import Firmware
 from baremetal.lab.lan import LanListener
 from baremetal.lab.qmp import QmpClient, QmpClosed
 from baremetal.lifecycle.model import BootDevice, BootMode
+from baremetal.ramsystem.architecture import Architecture
 from baremetal.sim.chassis import OWN_ORDER, BootOrder
 
 START_S = 60.0

@@ -21,12 +21,12 @@ from typing import Any
 from uuid import uuid4
 
 from baremetal.errors import LabError
-from baremetal.lab.architecture import Architecture
 from baremetal.lab.firmware import find_firmware
 from baremetal.lab.process import end, is_running, read_pid
 from baremetal.lab.server import VirtualServer
 from baremetal.lab.vbmc import LOCK, LOG, PID, STATE, STATUS, read_state, write_file
 from baremetal.lifecycle.model import BootDevice, BootMode
+from baremetal.ramsystem.architecture import Architecture
 
 _MODULE = "baremetal.lab.vbmc"
 _UP_S = 60.0

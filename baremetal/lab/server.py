@@ -8,9 +8,9 @@ from typing import Any
 from uuid import UUID
 
 from baremetal.errors import LabError
-from baremetal.lab.architecture import Architecture
 from baremetal.lab.machine import MachineSpec, VirtualDisk
 from baremetal.lifecycle.model import BootDevice, BootMode
+from baremetal.ramsystem.architecture import Architecture
 
 BMC_USER = "admin"
 

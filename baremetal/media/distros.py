@@ -22,6 +22,7 @@ class Layout(StrEnum):
     ESXI = "esxi"
     WINDOWS = "windows"
     ALPINE = "alpine"
+    RAM_SYSTEM = "ram-system"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ SHAPES: Final[tuple[Shape, ...]] = (
         ),
         (".alpine-release", "apks/*/apkindex.tar.gz", "boot/modloop-*"),
     ),
+    Shape(Layout.RAM_SYSTEM, "ramdisk", (("vmlinuz", "initrd.img"),), ("ram-system.info",)),
 )
 
 DISTROS: Final[tuple[Distro, ...]] = (
@@ -161,6 +163,7 @@ DISTROS: Final[tuple[Distro, ...]] = (
     Distro("esxi", "VMware ESXi", Layout.ESXI, r"esxi|vmware"),
     Distro("windows", "Windows", Layout.WINDOWS, r"windows"),
     Distro("alpine", "Alpine Linux", Layout.ALPINE, r"alpine"),
+    Distro("ram-system", "RAM system", Layout.RAM_SYSTEM, r"ram system"),
 )
 
 SHAPE: Final = {shape.layout: shape for shape in SHAPES}

@@ -27,6 +27,7 @@ _TEXTS = frozenset(
         "content",
         "boot.cfg",
         ".alpine-release",
+        "ram-system.info",
         "checksums",
         "md5sum.txt",
         "sha256sum.txt",

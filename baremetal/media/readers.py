@@ -165,6 +165,19 @@ def alpine(listing: Listing) -> Finding | None:
     )
 
 
+def ram_system(listing: Listing) -> Finding | None:
+    """What `baremetal media ramdisk` made (`ramsystem/build.py`)."""
+    text = listing.text("ram-system.info")
+    if not text:
+        return None
+    shape = SHAPE[Layout.RAM_SYSTEM]
+    pair = find_pair(listing, shape) or ("", "")
+    version = version_in(text)
+    return known(
+        shape, DISTRO["ram-system"], version, arch_in(text), pair, f"ram-system.info: {text.strip()[:80]}"
+    )
+
+
 READERS: tuple[Callable[[Listing], Finding | None], ...] = (
     anaconda,
     disk_info,
@@ -173,4 +186,5 @@ READERS: tuple[Callable[[Listing], Finding | None], ...] = (
     esxi,
     windows,
     alpine,
+    ram_system,
 )

@@ -24,11 +24,11 @@ import pytest
 from baremetal.cli.demo import cache_folder, place
 from baremetal.client import Client, Place, server_path
 from baremetal.errors import Unavailable
-from baremetal.lab.architecture import Architecture
 from baremetal.lab.rack import Rack, available
 from baremetal.lab.server import VirtualServer
 from baremetal.lab.tiny.build import KERNEL_ARGS, KERNEL_ARGS_ARM64, build
 from baremetal.lab.tiny.disklog import count_installs, read_disk_log
+from baremetal.ramsystem.architecture import Architecture
 
 T = TypeVar("T")
 

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
 
-from baremetal.lab.architecture import Architecture
 from baremetal.lab.segment import Segment
+from baremetal.ramsystem.architecture import Architecture
 from baremetal.wiring import FLUSH_S
 from tests.lab import grub_image
 from tests.lab.rig import DEPLOY_S, STEP_S, Lab, TinyProfile

@@ -14,7 +14,6 @@ import pytest
 
 from baremetal.cli.demo import cache_folder
 from baremetal.errors import LabError
-from baremetal.lab.tiny import packages
 from baremetal.lab.tiny.build import TinyMedia, build
 from baremetal.lifecycle.model import BootMode
 from baremetal.netboot import grub, pxelinux
@@ -24,6 +23,7 @@ from baremetal.netboot.menu import Menu
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.scripts import LocalBoot, LocalBootMethod
 from baremetal.netboot.templates import Templates, freeze
+from baremetal.ramsystem import packages
 from tests.lab import grub_image
 from tests.lab.guests import DISK_GREETING, boot_sector, wait_until
 from tests.lab.loader_guests import SYSLINUX, SYSTEM_UUID, Guest, boot

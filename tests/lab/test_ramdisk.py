@@ -11,10 +11,12 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from baremetal.cli.demo import cache_folder, place
+from baremetal.cli.demo import cache_folder
 from baremetal.drivers.keys import generate_keypair
 from baremetal.lab.server import VirtualServer
-from baremetal.lab.tiny.build import KERNEL_ARGS, build
+from baremetal.lab.tiny.build import KERNEL_ARGS
+from baremetal.ramsystem.architecture import Architecture
+from baremetal.ramsystem.build import build
 from tests.lab.rig import DEPLOY_S, STEP_S, Lab, running_lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
@@ -24,12 +26,10 @@ SECOND_MIB = 64
 
 @pytest.fixture
 def setting(tmp_path: Path) -> Iterator[tuple[Lab, VirtualServer]]:
-    with running_lab(tmp_path, servers=1, boot_mode="bios", more_disks_mib=(SECOND_MIB,)) as (lab, (server,)):
-        media = build(cache_folder())
+    with running_lab(tmp_path, servers=1, boot_mode="uefi", more_disks_mib=(SECOND_MIB,)) as (lab, (server,)):
         folder = lab.data / "media" / "ramdisk"
         folder.mkdir(mode=0o700)
-        place(media.kernel, folder / "vmlinuz")
-        place(media.ramdisk, folder / "initrd.img")
+        build(folder, cache_folder(), Architecture.X86_64)
         variables = {"kernel_args": KERNEL_ARGS}
         lab.api.patch(f"/v1/servers/{server.name}", {"vars": variables})
         yield lab, server
@@ -81,7 +81,7 @@ def test_a_server_is_inspected_rescued_and_wiped(setting: tuple[Lab, VirtualServ
         second.serial[:20]: SECOND_MIB << 20,
     }
     assert [nic["mac"] for nic in found["nics"]] == [server.mac]
-    assert 128 < found["memory_mib"] <= 256
+    assert 256 < found["memory_mib"] <= 512
     assert (found["cpus"], found["arch"]) == (1, "x86_64")
 
     lab.ask(server, "provide")

@@ -18,10 +18,10 @@ import pytest
 
 from baremetal.cli.demo import cache_folder
 from baremetal.errors import LabError
-from baremetal.lab.architecture import Architecture
 from baremetal.lab.rack import available
 from baremetal.lab.tiny.build import build
 from baremetal.netboot import pxelinux
+from baremetal.ramsystem.architecture import Architecture
 from baremetal.service.advice.paths import ways
 from tests.lab.segment_run import WAYS, Seen
 from tests.programs import unpacked

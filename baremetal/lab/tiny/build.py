@@ -2,8 +2,8 @@
 
 Owns which packages the system is made of, and keeping what was made; which files of them stand where is `trees.py`. The
 same initramfs is the installer (kernel argument `inst.ks=URL`) and the way to the installed system's root
-(`root=LABEL=…`). With sshd added it is the RAM system of inspections, rescues and wipes (`bm.script=URL`). Made for one
-architecture: another than this machine's too, of which nothing is run here. Knows nothing of QEMU.
+(`root=LABEL=…`). Made for one architecture: another than this machine's too, of which nothing is run here. Knows
+nothing of QEMU.
 
 The installer can be told to fail the way real ones do, by the kernel argument `tiny.fail=MODE`:
 
@@ -38,8 +38,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baremetal.errors import LabError
-from baremetal.lab.architecture import Architecture
-from baremetal.lab.tiny import cpio, image, packages, trees
+from baremetal.lab.tiny import image, trees
+from baremetal.ramsystem import cpio, packages
+from baremetal.ramsystem.architecture import Architecture
+from baremetal.ramsystem.parts import Parts, only
 
 FAIL_MODES = (
     "no-disk", "pre", "hang", "panic", "reboot", "slow=SECONDS", "traceback", "bad-image", "silent", "double-calls",
@@ -59,16 +61,12 @@ _DAY_S = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class TinyMedia:
-    """What a profile serves: kernel and initramfs to netboot, and the disk image that the kickstart names.
-
-    `ramdisk` is the initramfs with an sshd, for the RAM system.
-    """
+    """What a profile serves: kernel and initramfs to netboot, and the disk image that the kickstart names."""
 
     folder: Path
     kernel: Path
     initrd: Path
     image: Path
-    ramdisk: Path
 
 
 def build(cache_dir: Path, architecture: Architecture = Architecture.X86_64) -> TinyMedia:
@@ -116,15 +114,14 @@ def _asked_at(folder: Path) -> float:
 
 
 def _media(folder: Path) -> TinyMedia:
-    return TinyMedia(
-        folder, folder / "vmlinuz", folder / "initrd.img", folder / "image.raw", folder / "ramdisk.img"
-    )
+    return TinyMedia(folder, folder / "vmlinuz", folder / "initrd.img", folder / "image.raw")
 
 
 def _digest_scripts() -> str:
     digest = hashlib.sha256()
-    here = Path(__file__).parent
-    for path in sorted([*here.glob("*.py"), *trees.SCRIPTS.iterdir()]):
+    rooms = (Path(__file__).parent, Path(packages.__file__).parent)
+    files = [path for room in rooms for path in (*room.glob("*.py"), *(room / "system").iterdir())]
+    for path in sorted(files):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -159,9 +156,7 @@ def _build_beside(
         root = work / "unpacked"
         packages.unpack(files, root)
         packages.unpack(lister, work / "lister")
-        modules = {path.name.split(".")[0]: path for path in (root / "lib/modules").rglob("*.ko*")}
-        applets = trees.list_applets(work / "lister" if lister else root)
-        parts = trees.Parts(architecture, bool(lister), root, modules, applets)
+        parts = Parts.of(architecture, root, work / "lister" if lister else None)
         finished = work / "finished"
         finished.mkdir()
         _assemble(parts, work, finished)
@@ -182,17 +177,13 @@ def _forget_older(newest: Path, files: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _assemble(parts: trees.Parts, work: Path, finished: Path) -> None:
+def _assemble(parts: Parts, work: Path, finished: Path) -> None:
     media = _media(finished)
-    shutil.copyfile(trees.only(parts.root / "boot", "vmlinuz-*"), media.kernel)
+    shutil.copyfile(only(parts.root / "boot", "vmlinuz-*"), media.kernel)
 
     initramfs = work / "initramfs"
     trees.lay_out_initramfs(initramfs, parts)
     media.initrd.write_bytes(cpio.pack_folder(initramfs))
-    # The kernel unpacks one archive after the other: installs need not load what only a RAM system wants.
-    more = work / "ramdisk"
-    trees.lay_out_ramdisk(more, parts)
-    media.ramdisk.write_bytes(media.initrd.read_bytes() + cpio.pack_folder(more))
     root = work / "root"
     trees.lay_out_root(root, parts)
 

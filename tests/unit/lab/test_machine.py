@@ -8,10 +8,10 @@ from uuid import UUID
 import pytest
 
 from baremetal.errors import LabError
-from baremetal.lab.architecture import Architecture
 from baremetal.lab.firmware import Firmware, find_firmware
 from baremetal.lab.machine import MachineSpec, VirtualDisk, boot_indexes, command_line
 from baremetal.lifecycle.model import BootDevice, BootMode
+from baremetal.ramsystem.architecture import Architecture
 from baremetal.sim.chassis import OWN_ORDER, BootOrder
 
 BIOS = Firmware(Path("/bin/qemu"), Path("/rom"))

@@ -12,11 +12,11 @@ import pytest
 
 from baremetal.errors import LabError
 from baremetal.lab import rack as rack_module
-from baremetal.lab.architecture import Architecture
 from baremetal.lab.firmware import Firmware
 from baremetal.lab.process import end, is_running, read_pid
 from baremetal.lab.rack import Rack, available
 from baremetal.lab.vbmc import STATE, read_state
+from baremetal.ramsystem.architecture import Architecture
 
 URL = "http://10.0.2.2:8080/boot.ipxe"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from baremetal.errors import LabError
-from baremetal.lab.tiny import build, cpio, image, packages
+from baremetal.lab.tiny import build, image, trees
+from baremetal.ramsystem import cpio, packages, parts
 
 pytestmark = pytest.mark.slow
 
@@ -103,8 +104,8 @@ def test_an_unknown_package_is_refused_before_anything_is_fetched() -> None:
 
 
 def test_every_way_to_fail_is_documented_and_known_to_the_scripts() -> None:
-    scripts = Path(build.__file__).parent / "system"
-    text = "".join(path.read_text() for path in scripts.iterdir())
+    scripts = (trees.SCRIPTS, parts.SCRIPTS)
+    text = "".join(path.read_text() for folder in scripts for path in folder.iterdir())
     for mode in build.FAIL_MODES:
         word = mode.split("=", 1)[0]
         assert f"| `{mode}` |" in (build.__doc__ or "")

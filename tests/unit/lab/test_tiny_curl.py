@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-CURL = Path(__file__).parents[3] / "baremetal/lab/tiny/system/curl"
+CURL = Path(__file__).parents[3] / "baremetal/ramsystem/system/curl"
 
 
 class EchoServer(ThreadingHTTPServer):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from baremetal.errors import LabError
-from baremetal.lab.architecture import Architecture
-from baremetal.lab.tiny.packages import Apt, unpack
+from baremetal.ramsystem.architecture import Architecture
+from baremetal.ramsystem.packages import Apt, unpack
 
 pytestmark = pytest.mark.slow
 

@@ -133,6 +133,11 @@ WINDOWS: Tree = {
     "sources/boot.wim": INITRD,
     "sources/install.wim": b"w",
 }
+RAM_SYSTEM: Tree = {
+    "ram-system.info": b"RAM system, Linux 6.1.0-56-amd64 x86_64\n",
+    "vmlinuz": KERNEL,
+    "initrd.img": INITRD,
+}
 ALPINE: Tree = {
     ".alpine-release": b"alpine-standard 3.19.1 x86_64\n",
     "boot/vmlinuz-lts": KERNEL,

@@ -77,6 +77,7 @@ PXE = ("images/pxeboot/vmlinuz", "images/pxeboot/initrd.img")
         ),
         (skeleton.ESXI, ("esxi", "esxi", "7.0.3", "x86_64", "MBOOT.C32", "BOOT.CFG")),
         (skeleton.WINDOWS, ("windows", "windows", "", "x86_64", "bootmgr", "sources/boot.wim")),
+        (skeleton.RAM_SYSTEM, ("ram-system", "ramdisk", "6.1.0", "x86_64", "vmlinuz", "initrd.img")),
         (skeleton.ALPINE, ("alpine", "alpine", "3.19.1", "x86_64", "boot/vmlinuz-lts", "boot/initramfs-lts")),
     ],
 )

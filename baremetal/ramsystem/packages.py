@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baremetal.errors import LabError
-from baremetal.lab.architecture import Architecture
+from baremetal.ramsystem.architecture import Architecture
 
 _URI = re.compile(r"^'[^']+' (?P<file>\S+) (?P<size>\d+) (?P<digest>\S*)$")
 _DEPENDS = re.compile(r"^\s*Depends: (?P<name>[a-z0-9][a-z0-9+.-]*)$")

@@ -16,6 +16,6 @@ bring_up_network() {
     [ -n "$nic" ] || stop "no NIC has the MAC $boot_mac that BOOTIF names"
     ifconfig lo 127.0.0.1
     ifconfig "$nic" up
-    udhcpc -i "$nic" -n -q -f -t 20 -T 1 -s /sbin/dhcp-event >>$log 2>&1 || stop "no DHCP answer on $nic ($mac)"
+    udhcpc -i "$nic" -n -q -f -t "${dhcp_tries:-20}" -T 1 -s /sbin/dhcp-event >>$log 2>&1 || stop "no DHCP answer on $nic ($mac)"
     say "network is up: $nic $mac"
 }
