@@ -132,12 +132,17 @@ def ramdisk(
     import os
     import tempfile
 
+    from baremetal.errors import Unavailable
     from baremetal.ramsystem.architecture import Architecture
     from baremetal.ramsystem.build import build
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "baremetal" / "ramsystem"
-    cache.mkdir(parents=True, exist_ok=True)
     work = _open(config)
+    work.check("ramdisk", replace=replace)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(f"{cache} cannot be made: {error.strerror}", fix="set XDG_CACHE_HOME") from error
     with tempfile.TemporaryDirectory(dir=cache, prefix="making-") as folder:
         say("Fetching packages, and putting the RAM system together; it takes about half a minute.")
         made = build(Path(folder), cache, Architecture.X86_64, firmware or ())

@@ -247,6 +247,8 @@ class Engine:
         if run is None:
             return 0.0
         late = [at for at in (run.deadline, run.retry_at or run.entered) if at is not None and at <= now]
+        if server_id in self._turning:  # it has its turn already, and reads
+            late = []
         if run.deadline is not None and run.deadline <= now:
             # Decided on a fresh read: in a long sweep the record may be old, and a run that went on is not overdue.
             self.submit(server_id, Overdue(run.number, run.step))
@@ -382,8 +384,10 @@ class _Permit:
         self.record = record
 
     def __call__(self) -> None:
-        run = self.record.life.run
+        run, until = self.record.life.run, self._hold.until
         assert run is not None
+        if until is not None and until <= self._engine.now():
+            raise Superseded("the reservation has run out")
         event = Intended(run.number, run.step, self._hold.fence)
         if self._intended:
             self.record = self._engine.store.server(self.record.id)

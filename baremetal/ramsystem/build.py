@@ -19,7 +19,7 @@ from typing import Final
 from baremetal.errors import LabError
 from baremetal.ramsystem import cpio
 from baremetal.ramsystem.architecture import Architecture
-from baremetal.ramsystem.packages import Apt, unpack
+from baremetal.ramsystem.packages import Apt, Package, unpack
 from baremetal.ramsystem.parts import (
     SCRIPTS,
     Parts,
@@ -34,39 +34,27 @@ from baremetal.ramsystem.parts import (
 
 INFO: Final = "ram-system.info"
 """Lies beside kernel and initramfs, and says what they are: `media add` knows them by it."""
-FIRMWARE: Final = (
-    "firmware-bnx2",
-    "firmware-bnx2x",
-    "firmware-cavium",
-    "firmware-misc-nonfree",
-    "firmware-netronome",
-    "firmware-qlogic",
-    "firmware-realtek",
-)
-"""Debian's packages with firmware for NICs and storage, of its section non-free-firmware."""
-
-# What servers have disks, networks and BMCs behind, below kernel/ in a Debian kernel's modules.
+# What servers have disks, networks and BMCs behind, below kernel/ in a Debian kernel's modules. Nothing for USB disks
+# and SD cards: a wipe takes every fixed disk that it sees, and many of those call themselves fixed.
 _DRIVERS: Final = (
     "drivers/ata/",
-    "drivers/block/",
     "drivers/char/ipmi/",
     "drivers/firmware/",
     "drivers/hv/",
     "drivers/md/",
     "drivers/message/",
-    "drivers/mmc/",
     "drivers/net/ethernet/",
     "drivers/net/hyperv/",
     "drivers/net/mdio/",
     "drivers/net/phy/",
     "drivers/net/vmxnet3/",
+    "drivers/nvdimm/",
     "drivers/nvme/host/",
     "drivers/pci/controller/",
     "drivers/scsi/",
     "drivers/usb/common/",
     "drivers/usb/core/",
     "drivers/usb/host/",
-    "drivers/usb/storage/",
     "drivers/virtio/",
     "drivers/xen/",
     "fs/btrfs/",
@@ -75,11 +63,36 @@ _DRIVERS: Final = (
     "fs/nls/",
     "fs/xfs/",
 )
-_SINGLE: Final = ("virtio_net", "evdev", "button", "efivarfs", "hid-generic", "usbhid", "usbnet", "cdc_ether")
+_SINGLE: Final = (
+    *("virtio_blk", "virtio_net", "xen-blkfront", "xen-netfront", "mtip32xx", "nfit"),
+    *(
+        "cdc_ether",
+        "cdc_ncm",
+        "r8152",
+        "ax88179_178a",
+        "usbhid",
+        "hid-generic",
+        "evdev",
+        "button",
+        "efivarfs",
+    ),
+    *("i2c-i801", "i2c-piix4"),  # some BMCs are behind these
+    # asked for by their algorithm and not by name; file systems and some NICs do not even load without
+    *(
+        "crc32c_generic",
+        "crc32c-intel",
+        "crct10dif_generic",
+        "crct10dif-pclmul",
+        "xxhash_generic",
+        "blake2b_generic",
+    ),
+    *("sha256_generic", "libcrc32c"),
+)
 _FOLDERS: Final = ("dev", "proc", "sys", "tmp", "run", "mnt", "etc/ssh", "etc/dropbear", "root/.ssh")
 _TOOLS: Final = ("usr/sbin/dropbear", "usr/bin/dropbearkey", "usr/bin/ipmitool")
 _LIBRARY = re.compile(r"(lib|zlib)")
-_FIRMWARE_OF = re.compile(rb"\0firmware=([\w./+-]+)\0")
+# The zero at the end of one entry begins the next.
+_FIRMWARE_OF = re.compile(rb"\0firmware=([\w./+-]+)(?=\0)")
 # Of busybox, which writes what its own modprobe reads.
 _DEPMOD_S = 120
 
@@ -101,7 +114,7 @@ def build(folder: Path, cache: Path, architecture: Architecture, firmware: Seque
     the packages are there. Raises LabError where a package cannot be had.
     """
     apt, own = Apt.of(architecture, cache / f"apt-{architecture}"), Apt()
-    wanted = apt.locate(sorted({*_packages(apt, architecture), *firmware}))
+    wanted = (*apt.locate(sorted(_packages(apt, architecture))), *_locate_firmware(apt, firmware))
     root = folder / "unpacked"
     unpack(apt.fetch(wanted, cache / "packages"), root)
     lister = None
@@ -120,6 +133,22 @@ def build(folder: Path, cache: Path, architecture: Architecture, firmware: Seque
         if scratch is not None:
             shutil.rmtree(scratch)
     return RamSystem(folder, kernel, drivers, lacks)
+
+
+def _locate_firmware(apt: Apt, names: Sequence[str]) -> tuple[Package, ...]:
+    try:
+        return apt.locate(sorted(set(names))) if names else ()
+    except LabError as error:
+        raise LabError(
+            f"apt cannot fetch {', '.join(names)}",
+            seen=error.seen,
+            fix="add the section non-free-firmware to this host's apt sources, and run apt-get update",
+        ) from error
+
+
+def firmware_named_by(module: bytes) -> list[str]:
+    """Name the firmware that a driver may ask for, by its own word (.modinfo, `firmware`)."""
+    return [name.decode() for name in _FIRMWARE_OF.findall(module)]
 
 
 def _packages(apt: Apt, architecture: Architecture) -> set[str]:
@@ -189,7 +218,7 @@ def _copy_drivers(folder: Path, parts: Parts, kernel: str) -> list[bytes]:
 def _copy_firmware(folder: Path, root: Path, modules: Sequence[bytes]) -> tuple[str, ...]:
     """Copy what the drivers name and the packages have; return what they have not."""
     lacks: list[str] = []
-    for name in sorted({found.decode() for module in modules for found in _FIRMWARE_OF.findall(module)}):
+    for name in sorted({name for module in modules for name in firmware_named_by(module)}):
         places = (root / "lib/firmware" / name, root / "usr/lib/firmware" / name)
         source = next((path for path in places if path.exists()), None)
         if source is None:

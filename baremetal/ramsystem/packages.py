@@ -127,6 +127,10 @@ def unpack(files: Sequence[Path], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         _run(["dpkg-deb", "--extract", str(file), str(folder)])
+    modules = folder / "lib/modules"
+    if not modules.exists() and (folder / "usr/lib/modules").is_dir():  # where Debian 13 has them
+        modules.parent.mkdir(exist_ok=True)
+        modules.symlink_to("../usr/lib/modules")
 
 
 def _run(command: list[str], *, cwd: Path | None = None, deadline_s: float = 120) -> str:
@@ -144,7 +148,7 @@ def _run(command: list[str], *, cwd: Path | None = None, deadline_s: float = 120
     except FileNotFoundError as error:
         raise LabError(
             f"{command[0]} is not here",
-            fix="the tiny system is built from Debian packages: use a Debian or Ubuntu machine",
+            fix="small systems are built from Debian packages: use a machine that runs Debian",
         ) from error
     except subprocess.TimeoutExpired as error:
         raise LabError(f"{' '.join(command[:2])} took more than {deadline_s:.0f} s", fix=fix) from error

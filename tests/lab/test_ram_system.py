@@ -13,7 +13,7 @@ import pytest
 from baremetal.cli.demo import cache_folder
 from baremetal.errors import LabError
 from baremetal.ramsystem.architecture import Architecture
-from baremetal.ramsystem.build import INFO, RamSystem, build
+from baremetal.ramsystem.build import INFO, RamSystem, build, firmware_named_by
 from tests.lab.guests import boot_host, text_of, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
@@ -29,10 +29,15 @@ ssh-keygen -A && echo "KEY $(cut -d' ' -f1 /etc/ssh/ssh_host_ed25519_key.pub)"
 dropbear -V 2>&1 | sed 's/^/SSHD /'
 ipmitool mc info 2>&1 | grep '^IPMI Version'
 blkdiscard --help 2>&1 | head -n 1 | sed 's/^/TOOL /'
+mount -t proc proc /proc 2>/dev/null
+for system in ext4 xfs btrfs vfat; do
+    modprobe $system && echo "SYSTEM $(grep -c "[[:space:]]$system$" /proc/filesystems)"
+done
+modprobe bnx2x && echo "LOADED bnx2x"
 echo ALL SEEN
 poweroff -f
 """
-# Behind each of the controllers that servers have: AHCI, NVMe, a MegaRAID, an LSI SAS HBA, USB.
+# Behind each of the controllers that servers have: AHCI, NVMe, a MegaRAID, an LSI SAS HBA. The USB disk is not seen.
 DISKS = (
     ("ide-hd,drive={0}", ()),
     ("nvme,serial=N1,drive={0}", ()),
@@ -54,6 +59,11 @@ def test_it_is_a_kernel_an_initramfs_and_what_they_are(made: RamSystem) -> None:
     assert sorted(path.name for path in made.folder.iterdir()) == ["initrd.img", INFO, "vmlinuz"]
     assert made.kernel in (made.folder / INFO).read_text()
     assert made.drivers > 400
+
+
+def test_every_firmware_that_a_driver_names_is_known() -> None:
+    module = b"\0license=GPL\0firmware=bnx2/one.fw\0firmware=bnx2/two.fw\0firmware=tigon/tg3.bin\0depends=\0"
+    assert firmware_named_by(module) == ["bnx2/one.fw", "bnx2/two.fw", "tigon/tg3.bin"]
 
 
 def test_it_finds_the_disks_and_nics_of_servers_and_does_what_it_is_told(
@@ -101,10 +111,12 @@ def test_it_finds_the_disks_and_nics_of_servers_and_does_what_it_is_told(
     said = text_of(console).decode(errors="replace").replace("\r", "")
     assert "ALL SEEN" in said, said[-3000:]
     sizes = sorted(int(size) for size in re.findall(r"^DISK .* (\d+)$", said, re.MULTILINE))
-    assert sizes == [(32 + number) * 2048 for number in range(len(DISKS))], said[-3000:]
+    assert sizes == [(32 + number) * 2048 for number in range(len(DISKS) - 1)], said[-3000:]
     assert f"NIC e1000e {MAC} up\n" in said
     assert f"NIC e1000 {OTHER} down\n" in said, "the NIC that netbooted is the only one that is used"
     assert "KEY ssh-ed25519\n" in said
     assert "SSHD Dropbear v" in said
     assert re.search(r"^IPMI Version +: 2\.0", said, re.MULTILINE), said[-2000:]
     assert "TOOL " in said
+    assert said.count("SYSTEM 1\n") == 4, said[-2000:]
+    assert "LOADED bnx2x\n" in said, "which needs a checksum that it asks for by its name"

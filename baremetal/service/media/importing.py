@@ -74,6 +74,11 @@ class MediaImport:
         self._needs = tuple(needs)
         self._now = now
 
+    def check(self, name: str, *, replace: bool = False) -> None:
+        """Raise what `add` would say of the place, for a caller who has yet to make what he will add."""
+        media, _ = self._resolve(name)
+        self._check_place(media, None, replace)
+
     def add(
         self,
         name: str,
@@ -171,12 +176,14 @@ class MediaImport:
             else f"known are {', '.join(known) or 'none'}; write [profile.NAME] in config.toml first",
         )
 
-    def _check_place(self, media: str, path: Path, replace: bool) -> None:
+    def _check_place(self, media: str, path: Path | None, replace: bool) -> None:
         target = self._shelf.root / media
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise Conflict(f"{target} is no folder", fix="move it away")
         if target.is_dir() and any(target.iterdir()) and self._shelf.record(media) is None and not replace:
             raise _by_hand(target, "--replace replaces it")
+        if path is None:
+            return
         real, root = os.path.realpath(path), os.path.realpath(self._shelf.root)
         if os.path.isdir(real) and (root == real or root.startswith(real.rstrip("/") + "/")):
             raise Invalid(f"{path} holds the media folder itself", code=UNFIT, fix="add another folder")

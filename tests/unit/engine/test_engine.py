@@ -328,6 +328,24 @@ class TestPermission:
         rig.engine.turn(server_id)
         assert rig.bmc(server_id).writes == ["keep flags"]
 
+    def test_a_turn_whose_reservation_has_run_out_writes_no_more(self, rig: Rig) -> None:
+        class SleepyBmc(TwoStepBmc):
+            def set_boot_device(
+                self, device: BootDevice, *, persistent: bool, efi: bool, permit: Permit
+            ) -> None:
+                def asked() -> None:
+                    if self.writes == ["keep flags"]:
+                        self.clock.pass_time(module.RESERVATION.total_seconds())
+                    permit()
+
+                super().set_boot_device(device, persistent=persistent, efi=efi, permit=asked)
+
+        server_id = rig.enrol(SleepyBmc(rig.clock))
+        rig.ask(server_id)
+        rig.engine.turn(server_id)
+        assert rig.bmc(server_id).writes == ["keep flags"]
+        assert not rig.store.server(server_id).is_held(rig.now())
+
     @pytest.mark.parametrize("how", ["abort", "maintenance"])
     def test_results_that_come_after_are_no_ops(self, rig: Rig, how: str) -> None:
         server_id = rig.enrol()

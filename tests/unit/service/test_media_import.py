@@ -339,6 +339,9 @@ def test_media_put_there_by_hand_are_not_lost_by_accident(
     lay_out({"vmlinuz": b"mine"}, root / "rocky9")
     with pytest.raises(Conflict, match=r"was not made by `media add`.*--replace"):
         media.add("rocky9", rocky)
+    with pytest.raises(Conflict, match="was not made by"):
+        media.check("rocky9")
+    media.check("rocky9", replace=True)
     with pytest.raises(Conflict, match="--force"):
         media.remove("rocky9")
     assert (root / "rocky9/vmlinuz").read_bytes() == b"mine"
