@@ -24,6 +24,7 @@ from baremetal.ramsystem.parts import (
     SCRIPTS,
     Parts,
     copy_with_libraries,
+    find_busybox,
     install,
     lay_out_busybox,
     needs_of,
@@ -184,8 +185,7 @@ def _lay_out(tree: Path, parts: Parts, kernel: str, lister: Path) -> tuple[int, 
     shutil.copyfile(SCRIPTS / "network.sh", tree / "lib/network.sh")
     write_accounts(tree, "ramdisk", "RAM system of baremetal")
     modules = _copy_drivers(tree / "lib/modules" / kernel, parts, kernel)
-    busybox = next(path for path in (lister / "bin/busybox", lister / "usr/bin/busybox") if path.exists())
-    _run([str(busybox), "depmod", "-b", str(tree), kernel])
+    _run([str(find_busybox(lister)), "depmod", "-b", str(tree), kernel])
     return len(modules), _copy_firmware(tree / "lib/firmware", parts.root, modules)
 
 

@@ -42,13 +42,14 @@ class Parts:
         return cls(architecture, lister is not None, root, modules, list_applets(lister or root))
 
 
-def _find_busybox(root: Path) -> Path:
+def find_busybox(root: Path) -> Path:
+    """Find busybox among unpacked packages. Raises LabError."""
     return _first(root, ("usr/bin/busybox", "bin/busybox"))
 
 
 def list_applets(root: Path) -> tuple[str, ...]:
     """Name the places that busybox wants to be linked from."""
-    command = [str(_find_busybox(root)), "--list-full"]
+    command = [str(find_busybox(root)), "--list-full"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     return tuple(done.stdout.split())
 
@@ -57,7 +58,7 @@ def lay_out_busybox(folder: Path, parts: Parts) -> None:
     """Put busybox and a link for each of its commands into an empty tree."""
     for name in ("bin", "sbin", "usr/bin", "usr/sbin"):
         (folder / name).mkdir(parents=True)
-    shutil.copyfile(_find_busybox(parts.root), folder / "bin/busybox")
+    shutil.copyfile(find_busybox(parts.root), folder / "bin/busybox")
     (folder / "bin/busybox").chmod(0o755)
     for name in parts.applets:
         link = folder / name
