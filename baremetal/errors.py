@@ -161,7 +161,7 @@ class TimedOut(BaremetalError):
 
 
 class LabError(BaremetalError):
-    """The lab's own machinery failed: QEMU missing, an image that would not build, a port taken."""
+    """The lab's own machinery failed: QEMU missing, a port taken; or a small system was not built."""
 
     code = "BM701"
 

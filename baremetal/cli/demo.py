@@ -26,6 +26,7 @@ from typing import Any
 import typer
 
 from baremetal.cli import deploy as deploying
+from baremetal.cli.cache import folder_for
 from baremetal.cli.options import Output
 from baremetal.cli.paint import Paint
 from baremetal.cli.ssh import log_in
@@ -189,9 +190,8 @@ class _Media(threading.Thread):
 
 
 def cache_folder() -> Path:
-    """Return where built media are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "baremetal" / "tiny"
+    """Return where the tiny system's media are kept."""
+    return folder_for("tiny")
 
 
 def place(source: Path, target: Path) -> None:

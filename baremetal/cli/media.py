@@ -129,14 +129,14 @@ def ramdisk(
 
     Needs no root, and apt's lists on this host. Do it again for newer packages.
     """
-    import os
     import tempfile
 
+    from baremetal.cli.cache import folder_for
     from baremetal.errors import Unavailable
     from baremetal.ramsystem.architecture import Architecture
     from baremetal.ramsystem.build import build
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "baremetal" / "ramsystem"
+    cache = folder_for("ramsystem")
     work = _open(config)
     work.check("ramdisk", replace=replace)
     try:

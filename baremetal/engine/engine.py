@@ -246,9 +246,9 @@ class Engine:
         server_id, run = record.id, record.life.run
         if run is None:
             return 0.0
-        late = [at for at in (run.deadline, run.retry_at or run.entered) if at is not None and at <= now]
-        if server_id in self._turning:  # it has its turn already, and reads
-            late = []
+        since = (run.deadline, run.retry_at or run.entered)
+        # whose turn is under way, and only reads so far, is waited for by nobody
+        late = [] if server_id in self._turning else [at for at in since if at is not None and at <= now]
         if run.deadline is not None and run.deadline <= now:
             # Decided on a fresh read: in a long sweep the record may be old, and a run that went on is not overdue.
             self.submit(server_id, Overdue(run.number, run.step))

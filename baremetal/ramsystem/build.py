@@ -64,37 +64,21 @@ _DRIVERS: Final = (
     "fs/nls/",
     "fs/xfs/",
 )
+# fmt: off
 _SINGLE: Final = (
-    *("virtio_blk", "virtio_net", "xen-blkfront", "xen-netfront", "mtip32xx", "nfit"),
-    *(
-        "cdc_ether",
-        "cdc_ncm",
-        "r8152",
-        "ax88179_178a",
-        "usbhid",
-        "hid-generic",
-        "evdev",
-        "button",
-        "efivarfs",
-    ),
-    *("i2c-i801", "i2c-piix4"),  # some BMCs are behind these
+    "virtio_blk", "virtio_net", "xen-blkfront", "xen-netfront", "mtip32xx", "nfit",
+    "cdc_ether", "cdc_ncm", "r8152", "ax88179_178a", "usbhid", "hid-generic", "evdev", "button", "efivarfs",
+    "i2c-i801", "i2c-piix4",  # some BMCs are behind these
     # asked for by their algorithm and not by name; file systems and some NICs do not even load without
-    *(
-        "crc32c_generic",
-        "crc32c-intel",
-        "crct10dif_generic",
-        "crct10dif-pclmul",
-        "xxhash_generic",
-        "blake2b_generic",
-    ),
-    *("sha256_generic", "libcrc32c"),
+    "crc32c_generic", "crc32c-intel", "crct10dif_generic", "crct10dif-pclmul", "xxhash_generic", "blake2b_generic",
+    "sha256_generic",
 )
+# fmt: on
 _FOLDERS: Final = ("dev", "proc", "sys", "tmp", "run", "mnt", "etc/ssh", "etc/dropbear", "root/.ssh")
 _TOOLS: Final = ("usr/sbin/dropbear", "usr/bin/dropbearkey", "usr/bin/ipmitool")
 _LIBRARY = re.compile(r"(lib|zlib)")
 # The zero at the end of one entry begins the next.
 _FIRMWARE_OF = re.compile(rb"\0firmware=([\w./+-]+)(?=\0)")
-# Of busybox, which writes what its own modprobe reads.
 _DEPMOD_S = 120
 
 
@@ -185,6 +169,7 @@ def _lay_out(tree: Path, parts: Parts, kernel: str, lister: Path) -> tuple[int, 
     shutil.copyfile(SCRIPTS / "network.sh", tree / "lib/network.sh")
     write_accounts(tree, "ramdisk", "RAM system of baremetal")
     modules = _copy_drivers(tree / "lib/modules" / kernel, parts, kernel)
+    # busybox's, which writes what its own modprobe reads
     _run([str(find_busybox(lister)), "depmod", "-b", str(tree), kernel])
     return len(modules), _copy_firmware(tree / "lib/firmware", parts.root, modules)
 

@@ -13,7 +13,7 @@ import pytest
 from baremetal.cli.demo import cache_folder
 from baremetal.errors import LabError
 from baremetal.ramsystem.architecture import Architecture
-from baremetal.ramsystem.build import INFO, RamSystem, build, firmware_named_by
+from baremetal.ramsystem.build import INFO, RamSystem, build
 from tests.lab.guests import boot_host, text_of, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
@@ -29,7 +29,6 @@ ssh-keygen -A && echo "KEY $(cut -d' ' -f1 /etc/ssh/ssh_host_ed25519_key.pub)"
 dropbear -V 2>&1 | sed 's/^/SSHD /'
 ipmitool mc info 2>&1 | grep '^IPMI Version'
 blkdiscard --help 2>&1 | head -n 1 | sed 's/^/TOOL /'
-mount -t proc proc /proc 2>/dev/null
 for system in ext4 xfs btrfs vfat; do
     modprobe $system && echo "SYSTEM $(grep -c "[[:space:]]$system$" /proc/filesystems)"
 done
@@ -59,11 +58,6 @@ def test_it_is_a_kernel_an_initramfs_and_what_they_are(made: RamSystem) -> None:
     assert sorted(path.name for path in made.folder.iterdir()) == ["initrd.img", INFO, "vmlinuz"]
     assert made.kernel in (made.folder / INFO).read_text()
     assert made.drivers > 400
-
-
-def test_every_firmware_that_a_driver_names_is_known() -> None:
-    module = b"\0license=GPL\0firmware=bnx2/one.fw\0firmware=bnx2/two.fw\0firmware=tigon/tg3.bin\0depends=\0"
-    assert firmware_named_by(module) == ["bnx2/one.fw", "bnx2/two.fw", "tigon/tg3.bin"]
 
 
 def test_it_finds_the_disks_and_nics_of_servers_and_does_what_it_is_told(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -137,6 +137,22 @@ class TwoStepBmc(ObedientBmc):
         permit()
         self.writes.append("keep flags")
         super().set_boot_device(device, persistent=persistent, efi=efi, permit=permit)
+
+
+class PausingBmc(TwoStepBmc):
+    """Something happens between the two."""
+
+    def __init__(self, clock: VirtualClock, between: Callable[[], object]) -> None:
+        super().__init__(clock)
+        self._between = between
+
+    def set_boot_device(self, device: BootDevice, *, persistent: bool, efi: bool, permit: Permit) -> None:
+        def asked() -> None:
+            if self.writes == ["keep flags"]:
+                self._between()
+            permit()
+
+        super().set_boot_device(device, persistent=persistent, efi=efi, permit=asked)
 
 
 class MumblingBmc(ObedientBmc):

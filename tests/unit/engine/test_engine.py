@@ -20,7 +20,6 @@ from baremetal.errors import Unavailable, Unknown
 from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Asked, Did, Failed, Fetched, Heard, Intended, MaintenanceChanged
 from baremetal.lifecycle.model import (
-    BootDevice,
     Budgets,
     Fetch,
     PowerState,
@@ -32,7 +31,7 @@ from baremetal.lifecycle.model import (
 )
 from baremetal.store.history import fold
 from baremetal.store.records import ServerRecord
-from tests.unit.engine.rig import DeafBmc, LyingBmc, ObedientBmc, Rig, SlowBmc, TwoStepBmc, rig_on
+from tests.unit.engine.rig import DeafBmc, LyingBmc, ObedientBmc, PausingBmc, Rig, SlowBmc, TwoStepBmc, rig_on
 from tests.unit.store.fleet import reserve
 
 S = ProvisionState
@@ -310,37 +309,16 @@ class TestPermission:
 
     @pytest.mark.parametrize("how", ["abort", "maintenance"])
     def test_nothing_is_sent_between_two_writes_of_one_action(self, rig: Rig, how: str) -> None:
-        class InterruptedBmc(TwoStepBmc):
-            """Somebody decides otherwise after the first of two writes."""
-
-            def set_boot_device(
-                self, device: BootDevice, *, persistent: bool, efi: bool, permit: Permit
-            ) -> None:
-                def asked() -> None:
-                    if self.writes == ["keep flags"]:
-                        interrupt(rig, server_id, how)
-                    permit()
-
-                super().set_boot_device(device, persistent=persistent, efi=efi, permit=asked)
-
-        server_id = rig.enrol(InterruptedBmc(rig.clock))
+        """Somebody decides otherwise after the first of two writes."""
+        bmc = PausingBmc(rig.clock, lambda: interrupt(rig, server_id, how))
+        server_id: str = rig.enrol(bmc)
         rig.ask(server_id)
         rig.engine.turn(server_id)
         assert rig.bmc(server_id).writes == ["keep flags"]
 
     def test_a_turn_whose_reservation_has_run_out_writes_no_more(self, rig: Rig) -> None:
-        class SleepyBmc(TwoStepBmc):
-            def set_boot_device(
-                self, device: BootDevice, *, persistent: bool, efi: bool, permit: Permit
-            ) -> None:
-                def asked() -> None:
-                    if self.writes == ["keep flags"]:
-                        self.clock.pass_time(module.RESERVATION.total_seconds())
-                    permit()
-
-                super().set_boot_device(device, persistent=persistent, efi=efi, permit=asked)
-
-        server_id = rig.enrol(SleepyBmc(rig.clock))
+        lasts_s = module.RESERVATION.total_seconds()
+        server_id = rig.enrol(PausingBmc(rig.clock, lambda: rig.clock.pass_time(lasts_s)))
         rig.ask(server_id)
         rig.engine.turn(server_id)
         assert rig.bmc(server_id).writes == ["keep flags"]
@@ -446,6 +424,17 @@ class TestSweep:
         assert _metric("baremetal_sweep_lag_seconds") == 42.0
         rig.engine.sweep()
         assert _metric("baremetal_sweep_lag_seconds") == 0.0
+
+    def test_a_server_whose_turn_is_under_way_is_behind_in_nothing(self, rig: Rig) -> None:
+        """While it only reads it is not reserved, and so every sweep finds it due."""
+        server_id = rig.enrol()
+        rig.ask(server_id)
+        record = rig.store.server(server_id)
+        rig.clock.pass_time(90)
+        rig.engine._turning[server_id] = False
+        assert rig.engine.attend(record, rig.now()) == 0.0
+        del rig.engine._turning[server_id]
+        assert rig.engine.attend(record, rig.now()) == 90.0
 
     def test_a_turn_gives_its_reservation_back_with_its_last_commit(
         self, rig: Rig, monkeypatch: pytest.MonkeyPatch
