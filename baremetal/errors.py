@@ -233,3 +233,45 @@ class BmcError(BaremetalError):
 
     def as_dict(self) -> dict[str, Any]:
         return super().as_dict() | {"kind": str(self.kind)}
+
+
+class StorageErrorKind(StrEnum):
+    """What a storage host's trouble is: whether asking again can help depends on it."""
+
+    UNREACHABLE = "unreachable"  # no connection, a connection that was cut, a command that hung
+    HOST_KEY = "host key"  # another host key than the pinned one
+    FULL = "full"
+    MISSING = "missing"  # the volume group, the folder or the program is not there
+    CLASH = "clash"  # the name is taken by something that is not ours
+    SETTINGS = "settings"  # a target of this name stands there with settings that are not ours
+    IN_USE = "in use"
+    FAILED = "failed"  # a command failed in a way that we do not know
+
+
+_STORAGE_CODES = {
+    StorageErrorKind.UNREACHABLE: "BM801",
+    StorageErrorKind.HOST_KEY: "BM802",
+    StorageErrorKind.FULL: "BM803",
+    StorageErrorKind.MISSING: "BM804",
+    StorageErrorKind.CLASH: "BM805",
+    StorageErrorKind.SETTINGS: "BM806",
+    StorageErrorKind.IN_USE: "BM807",
+    StorageErrorKind.FAILED: "BM808",
+}
+
+
+class StorageError(BaremetalError):
+    """A storage host could not do what was asked."""
+
+    def __init__(self, what: str, kind: StorageErrorKind, **more: Any) -> None:
+        more.setdefault("code", _STORAGE_CODES[kind])
+        super().__init__(what, **more)
+        self.kind = kind
+
+    @property
+    def transient(self) -> bool:
+        """Whether asking again later can help without an operator."""
+        return self.kind in (StorageErrorKind.UNREACHABLE, StorageErrorKind.FAILED)
+
+    def as_dict(self) -> dict[str, Any]:
+        return super().as_dict() | {"kind": str(self.kind)}

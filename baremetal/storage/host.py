@@ -1,0 +1,110 @@
+"""One storage host: volumes kept and served, one change at a time.
+
+Owns the order of things (a volume stands whole before a target shows it; a target is gone before its volume goes), the
+lock that keeps two changes apart, here and on the host itself, and which paths count as ours. Each change may be asked
+for twice, and begins again wherever it was cut off. Deliberately unknown: when a change is wanted, and its record.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from baremetal.failpoints import failpoints
+from baremetal.storage.base import LOCK_WAIT_S, Chap, Keeper, Lun, Portal, Shell, Tag, Target
+
+Permit = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A volume as it is to be: a clone of `origin` where one is named, else empty. `seed`: its small second image."""
+
+    name: str
+    tag: Tag
+    size: int
+    origin: str | None = None
+    seed: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """The way in to a server's volumes: the target's name, who may pass, and with what."""
+
+    target: str
+    initiator: str
+    chap: Chap | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StorageHost:
+    """A keeper and a portal on one machine. `lock`: a file there, which every change holds."""
+
+    name: str
+    shell: Shell
+    keeper: Keeper
+    portal: Portal
+    lock: str
+    _here: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
+
+    def ensure(self, wanted: Wanted, door: Door, known: Sequence[str], permit: Permit) -> bool:
+        """Have the volume stand and be served to its initiator; return whether anything was changed at the target.
+
+        `known`: the names of the server's volumes, which its target may have shown before. `permit` is asked before
+        each change, and raises where it is no longer wanted. Raises StorageError.
+        """
+        with self.locked():
+            permit()
+            with failpoints("volume.create"):
+                self._make(wanted)
+            permit()
+            return self.portal.serve(self.target(door, wanted), self._paths([*known, wanted.name]))
+
+    def target(self, door: Door, wanted: Wanted) -> Target:
+        """Return the target that a volume is served by: the volume first, its seed after it, which is read only."""
+        first = self.portal.first_lun
+        luns = [Lun(first, self.keeper.path(wanted.name))]
+        if wanted.seed is not None:
+            luns.append(Lun(first + 1, self.keeper.seed_path(wanted.name), writable=False))
+        return Target(door.target, (door.initiator,), tuple(luns), door.chap)
+
+    def release(self, target: str, volumes: Sequence[tuple[str, Tag]], permit: Permit) -> bool:
+        """Take a target and the volumes behind it away; return whether there was any. Raises StorageError."""
+        with self.locked():
+            permit()
+            there = self.portal.withdraw(target, self._paths([name for name, _ in volumes]))
+            return self._remove(volumes, permit) or there
+
+    def drop(self, volumes: Sequence[tuple[str, Tag]], permit: Permit) -> bool:
+        """Remove volumes that no target shows any more; return whether there was any. Raises StorageError."""
+        with self.locked():
+            return self._remove(volumes, permit)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other change away, of this process and of others. Raises StorageError."""
+        with self._here:
+            holder = ["flock", "-x", "-w", f"{LOCK_WAIT_S:.0f}", self.lock, "sh", "-c", "echo held; exec cat"]
+            with self.shell.holding(holder, deadline_s=LOCK_WAIT_S + 10.0):
+                yield
+
+    def _make(self, wanted: Wanted) -> None:
+        if wanted.origin is None:
+            self.keeper.create(wanted.name, wanted.size, wanted.tag)
+        else:
+            self.keeper.clone(wanted.name, wanted.origin, wanted.size, wanted.tag)
+        if wanted.seed is not None:
+            self.keeper.seed(wanted.name, wanted.seed)
+
+    def _remove(self, volumes: Sequence[tuple[str, Tag]], permit: Permit) -> bool:
+        there = False
+        for name, tag in volumes:
+            permit()
+            with failpoints("volume.remove"):
+                there = self.keeper.remove(name, tag) or there
+        return there
+
+    def _paths(self, names: Sequence[str]) -> list[str]:
+        return [path for name in names for path in (self.keeper.path(name), self.keeper.seed_path(name))]
