@@ -34,6 +34,22 @@ class EnsureBootDevice(Struct, frozen=True):
         return f"boot device {self.device}{', persistent' if self.persistent else ', once'}"
 
 
+class EnsureVolume(Struct, frozen=True):
+    """Have this run's volume stand on its storage host, served to this server and to nobody else."""
+
+    def __str__(self) -> str:
+        return "volume made and served"
+
+
+class EnsureNoVolume(Struct, frozen=True):
+    """Have no volume of this server stand; with `earlier`, none of a run before this one. Each by its tag."""
+
+    earlier: bool = False
+
+    def __str__(self) -> str:
+        return "earlier volumes removed" if self.earlier else "volumes removed"
+
+
 class CheckLogin(Struct, frozen=True):
     """Prove over SSH that what runs is what this run installed."""
 
@@ -41,4 +57,5 @@ class CheckLogin(Struct, frozen=True):
         return "prove by SSH"
 
 
-Action = CheckAccess | EnsurePower | EnsureBootDevice | CheckLogin
+StorageAction = EnsureVolume | EnsureNoVolume
+Action = CheckAccess | EnsurePower | EnsureBootDevice | EnsureVolume | EnsureNoVolume | CheckLogin

@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 from msgspec.structs import replace
 
-from baremetal.lifecycle.actions import CheckAccess, CheckLogin, EnsurePower
+from baremetal.lifecycle.actions import CheckAccess, CheckLogin, EnsureNoVolume, EnsurePower, EnsureVolume
 from baremetal.lifecycle.decision import Decision
 from baremetal.lifecycle.events import (
     Asked,
@@ -26,7 +26,7 @@ from baremetal.lifecycle.events import (
     MaintenanceChanged,
     Overdue,
 )
-from baremetal.lifecycle.model import PowerState, ProvisionState, Run, Server, Verb
+from baremetal.lifecycle.model import BootTarget, PowerState, ProvisionState, Run, Server, Verb
 from baremetal.lifecycle.moves import (
     advance,
     changed,
@@ -35,13 +35,14 @@ from baremetal.lifecycle.moves import (
     fail,
     later,
     netboot_again,
+    next_step,
     noop,
     owed,
     refuse_operator,
     workflow,
 )
 from baremetal.lifecycle.news import hear, notice_fetch
-from baremetal.lifecycle.workflows import METHODS, MOVING, WORKFLOWS, Do, Workflow
+from baremetal.lifecycle.workflows import METHODS, MOVING, Do, Workflow, row
 
 HOUR = timedelta(hours=1)
 # What switches off, or overwrites, a system that somebody else may have left running.
@@ -79,9 +80,10 @@ def decide(server: Server, event: Event, now: datetime) -> Decision:
 
 
 def _begin(server: Server, asked: Asked, now: datetime) -> Decision:
-    flow = WORKFLOWS.get((asked.verb, asked.wipe))
+    flow = row(asked.verb, wipe=asked.wipe, method=asked.method)
     if flow is None:
-        return refuse_operator(server, f"{asked.verb}: wipes nothing; provide and release do")
+        what = "wipes nothing; provide and release do" if asked.wipe else f"no method {asked.method}"
+        return refuse_operator(server, f"{asked.verb}: {what}")
     if server.run is not None:
         return refuse_operator(
             server, f"{asked.verb}: the server is {server.state}; run {server.run.number} is under way"
@@ -112,7 +114,8 @@ def _begin(server: Server, asked: Asked, now: datetime) -> Decision:
         started=now,
         entered=now,
         wipe=asked.wipe,
-        target=asked.target,
+        # what installs nothing brings back, or takes away, what is there
+        target=server.target if asked.method is None else asked.target,
         proof=asked.proof,
         reboots=asked.reboots,
         asks_go=asked.asks_go,
@@ -122,7 +125,8 @@ def _begin(server: Server, asked: Asked, now: datetime) -> Decision:
         last_sign=f"{flow.name} asked by {asked.by}",
     )
     begun = replace(server, runs=number, run=run, last_error="")
-    return changed(server, enter(begun, 0, now), f"{flow.name} asked by {asked.by}: run {number} begins")
+    note = f"{flow.name} asked by {asked.by}: run {number} begins"
+    return changed(server, enter(begun, next_step(begun, 0) or 0, now), note)
 
 
 def _hint(server: Server, flow: Workflow) -> str:
@@ -176,7 +180,10 @@ def _intended(server: Server, event: Intended, now: datetime) -> Decision:
     if run.deadline is not None and now >= run.deadline:
         return noop(server, f"{step.name}: the deadline has passed, the write was not sent")
     if not isinstance(step.action, EnsurePower):
-        return changed(server, server, f"intends {owed(server)}", run=replace(run, trouble=""))
+        kept = server.volumes
+        if isinstance(step.action, EnsureVolume) and run.number not in kept:
+            kept = (*kept, run.number)
+        return changed(server, server, f"intends {owed(server)}", run=replace(run, trouble=""), volumes=kept)
     # a write that seems to be ahead of us was made before the clock was set back
     recent = tuple(at for at in server.power_writes if timedelta(0) <= now - at < HOUR)
     if run.power_writes >= run.limits.power_writes_per_step:
@@ -216,9 +223,17 @@ def _did(server: Server, event: Did, now: datetime) -> Decision:
         after = replace(after, found_on=after.found_on or event.power is PowerState.ON)
     if step.name == "pxe":
         after = after.with_run(flags_at=now)
+    if isinstance(step.action, EnsureNoVolume):
+        after = replace(
+            after, volumes=tuple(each for each in after.volumes if _stays(each, run, step.action))
+        )
     how = "done" if event.wrote else "already so"
     seen = f" ({event.seen})" if event.seen else ""
     return advance(server, after, f"{action}: {how}{seen}", now)
+
+
+def _stays(volume: int, run: Run, action: EnsureNoVolume) -> bool:
+    return action.earlier and volume == run.number and run.target is BootTarget.ISCSI
 
 
 def _failed(server: Server, event: Failed, now: datetime) -> Decision:
@@ -227,7 +242,7 @@ def _failed(server: Server, event: Failed, now: datetime) -> Decision:
     if step is None or run is None:
         return noop(server, f"a failure that came too late: {event.error}")
     if not event.transient:
-        return fail(server, event.error, now)
+        return _give_up(server, step, event.error, now)
     wait = max(event.retry_after_s, _backoff_s(run))
     changes: dict[str, object] = {
         "tries": run.tries + 1,
@@ -239,6 +254,12 @@ def _failed(server: Server, event: Failed, now: datetime) -> Decision:
         if spent <= run.limits.patience_s:
             changes |= {"postponed_s": spent, "deadline": later(run.deadline, wait)}
     return changed(server, server.with_run(**changes), f"{event.error}; trying again in {wait:.0f} s")
+
+
+def _give_up(server: Server, step: Do, error: str, now: datetime) -> Decision:
+    if step.may_fail:
+        return advance(server, server, f"{step.action}: not done, and left to a later run: {error}", now)
+    return fail(server, error, now)
 
 
 def _backoff_s(run: Run) -> float:
@@ -260,7 +281,7 @@ def _overdue(server: Server, event: Overdue, now: datetime) -> Decision:
         return noop(server, "the deadline is not reached")
     step = workflow(run).step(run)
     if isinstance(step, Do):
-        return fail(server, run.trouble or f"BM111 {step.name}: not done within its time", now)
+        return _give_up(server, step, run.trouble or f"BM111 {step.name}: not done within its time", now)
     if step.name == "script":
         spent = f"no boot script was asked for within {run.budgets.boot_s:.0f} s of power on"
         if run.attempt < run.limits.netboot_attempts:

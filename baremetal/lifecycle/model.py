@@ -60,6 +60,7 @@ class Method(StrEnum):
 
     INSTALLER = "installer"
     IMAGE = "image"
+    CLONE = "clone"
 
 
 class PowerState(StrEnum):
@@ -82,9 +83,10 @@ class BootMode(StrEnum):
 
 
 class BootTarget(StrEnum):
-    """Where an active server boots."""
+    """Where an active server boots: its own disk, or the volume that a storage host keeps for it."""
 
     DISK = "disk"
+    ISCSI = "iscsi"
 
 
 class Proof(StrEnum):
@@ -127,6 +129,7 @@ class Budgets(Struct, frozen=True):
 
     access_s: float = 30.0
     ensure_s: float = 180.0
+    volume_s: float = 1800.0
     boot_s: float = 900.0
     start_s: float = 1800.0
     install_s: float = 5400.0
@@ -209,8 +212,10 @@ class Server(Struct, frozen=True):
 
     `paused` holds what was left of the run's deadline while maintenance stops the clock. `found_on` says that the
     server was running something when we first saw it and has never been released by us, so it is not deployed
-    without force. `deployed` is the run whose system is installed, 0 for none. `fence` only grows; it is raised by
-    each reservation, by abort and by maintenance. `power_writes` are the times of the last hour's power writes.
+    without force. `deployed` is the run whose system is installed, 0 for none, and `target` where that one lives.
+    `volumes` are the runs of which a volume may stand on a storage host: from the intention to make one until it is
+    known to be gone. `fence` only grows; it is raised by each reservation, by abort and by maintenance.
+    `power_writes` are the times of the last hour's power writes.
     """
 
     name: str
@@ -223,6 +228,8 @@ class Server(Struct, frozen=True):
     paused: timedelta | None = None
     found_on: bool = False
     deployed: int = 0
+    target: BootTarget = BootTarget.DISK
+    volumes: tuple[int, ...] = ()
     last_error: str = ""
     power_writes: tuple[datetime, ...] = ()
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from baremetal.lifecycle.actions import Action, EnsureBootDevice
+from baremetal.lifecycle.actions import Action, EnsureBootDevice, EnsureNoVolume, EnsureVolume
 from baremetal.lifecycle.decision import Decision, Outcome, Reply
-from baremetal.lifecycle.model import ProvisionState, Run, Server, Verb
+from baremetal.lifecycle.model import BootTarget, Method, ProvisionState, Run, Server, Verb
 from baremetal.lifecycle.workflows import FAILS_TO, WORKFLOWS, Do, Step, Workflow, allowed_verbs
 
 
@@ -28,7 +28,7 @@ def owed(server: Server) -> Action | None:
 
 
 def workflow(run: Run) -> Workflow:
-    return WORKFLOWS[run.verb, run.wipe]
+    return WORKFLOWS[run.verb, run.wipe, run.method is Method.CLONE]
 
 
 def current_step(server: Server) -> Step | None:
@@ -73,27 +73,46 @@ def advance(before: Server, server: Server, note: str, now: datetime) -> Decisio
     flow = workflow(run)
     if run.closing:
         return _end(before, server, FAILS_TO[server.state], run.closing, note)
-    for index in range(run.step + 1, len(flow.steps)):
-        if not _is_settled(flow.steps[index], run):
-            return changed(before, server, note, **_standing_at(server, index, now))
-    return _end(before, server, flow.ends, "", note)
+    index = next_step(server, run.step + 1)
+    if index is None:
+        return _end(before, server, flow.ends, "", note)
+    return changed(before, server, note, **_standing_at(server, index, now))
+
+
+def next_step(server: Server, first: int) -> int | None:
+    """Return the first step, from this one on, that is still to be done by the server's run; None: it is done."""
+    run = server.run
+    assert run is not None
+    steps = workflow(run).steps
+    return next((index for index in range(first, len(steps)) if not _is_settled(steps[index], server)), None)
 
 
 def resume(before: Server, server: Server, note: str, now: datetime) -> Decision:
     """A signal was heard: leave the current step if that settles it, else just remember."""
     run = server.run
     assert run is not None
-    if _is_settled(workflow(run).step(run), run):
+    if _is_settled(workflow(run).step(run), server):
         return advance(before, server, note, now)
     return changed(before, server, note)
 
 
-def _is_settled(step: Step, run: Run) -> bool:
+def _is_settled(step: Step, server: Server) -> bool:
+    run = server.run
+    assert run is not None
     if step.only_for is not None and run.proof not in step.only_for:
         return True
     if step.proven_by is not None and step.proven_by in run.heard:
         return True
-    return not isinstance(step, Do) and step.signal in run.heard
+    if not isinstance(step, Do):
+        return step.signal in run.heard
+    match step.action:
+        case EnsureVolume():
+            return run.target is not BootTarget.ISCSI
+        case EnsureNoVolume(earlier=True):
+            return set(server.volumes) <= {run.number}
+        case EnsureNoVolume():
+            return not server.volumes
+    return False
 
 
 def netboot_again(server: Server, now: datetime) -> Server:
@@ -127,16 +146,25 @@ def fail(server: Server, reason: str, now: datetime) -> Decision:
 def _end(before: Server, server: Server, state: ProvisionState, reason: str, note: str) -> Decision:
     run = server.run
     assert run is not None
-    deployed, found_on = server.deployed, server.found_on
+    deployed, found_on, target = server.deployed, server.found_on, server.target
     released = run.verb is Verb.RELEASE and (not reason or state is ProvisionState.CLEAN_FAILED)
     if not reason and run.method is not None:
-        deployed, found_on = run.number, False
+        deployed, found_on, target = run.number, False, run.target
     elif released or (run.wipe and not reason):
-        deployed, found_on = 0, False
-    elif run.go is not None:
-        deployed = 0
+        deployed, found_on, target = 0, False, BootTarget.DISK
+    elif (
+        run.go is not None or run.number in server.volumes
+    ):  # the server's target shows this run's volume now
+        deployed, target = 0, BootTarget.DISK
     ended = replace(
-        server, state=state, run=None, paused=None, last_error=reason, deployed=deployed, found_on=found_on
+        server,
+        state=state,
+        run=None,
+        paused=None,
+        last_error=reason,
+        deployed=deployed,
+        found_on=found_on,
+        target=target,
     )
     return changed(before, ended, f"{note}; now {state}" if not reason else f"{note}")
 

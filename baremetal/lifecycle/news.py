@@ -22,7 +22,14 @@ from baremetal.lifecycle.moves import (
     resume,
     workflow,
 )
-from baremetal.lifecycle.windows import boot_window_open, errand, is_complete, is_writing, window_run
+from baremetal.lifecycle.windows import (
+    boot_window_open,
+    boots_volume,
+    errand,
+    is_complete,
+    is_writing,
+    window_run,
+)
 from baremetal.lifecycle.workflows import Errand
 
 
@@ -62,7 +69,8 @@ def _complete(server: Server, run: Run, what: Errand, event: Heard, now: datetim
         return refuse_machine(server, f"{event.signal} before the machine was told to boot")
     heard = server.with_run(heard=run.heard | {event.signal}, last_sign=str(event.signal))
     said = f": {event.message}" if event.message else ""
-    word = "is up" if event.signal is Signal.RESCUE_STARTED else "reports that it is complete"
+    words = {Signal.RESCUE_STARTED: "is up", Signal.FIRST_BOOT: "calls home"}
+    word = words.get(event.signal, "reports that it is complete")
     return resume(server, heard, f"{what.doer} {word}{said}", now)
 
 
@@ -136,6 +144,8 @@ def notice_fetch(server: Server, event: Fetched, now: datetime) -> Decision:
     if event.what is not Fetch.SCRIPT or run is None:
         return noop(server, f"{event.what} fetched", Reply.LOCAL)
     in_time = run.deadline is None or now < run.deadline
+    if boots_volume(server):
+        return _boots_volume(server, run, event, now)
     if boot_window_open(server) and in_time:
         served = server.with_run(serves=run.serves + 1, last_sign="boot script")
         note = f"boot script served to {event.address or 'the machine'}"
@@ -149,6 +159,16 @@ def notice_fetch(server: Server, event: Fetched, now: datetime) -> Decision:
         failed = fail(server, f"BM405 rebooted during {what.noun}: a boot script was asked for after go", now)
         return replace(failed, reply=Reply.LOCAL)
     return noop(server, "boot script asked for outside the window", Reply.LOCAL)
+
+
+def _boots_volume(server: Server, run: Run, event: Fetched, now: datetime) -> Decision:
+    """Send the machine to its volume, however often it asks; the first time is the evidence that it netboots."""
+    note = f"sent to its volume: {event.address or 'the machine'}"
+    flow = workflow(run)
+    if flow.clone and run.step <= (asked := flow.index("script")):
+        served = server.with_run(serves=run.serves + 1, last_sign="boot script")
+        return replace(changed(server, enter(served, asked + 1, now), note), reply=Reply.SERVE)
+    return noop(server, note, Reply.SERVE)
 
 
 def _served_once(before: Server, served: Server, note: str, now: datetime) -> Decision:

@@ -26,7 +26,17 @@ from baremetal.lifecycle.events import (
     MaintenanceChanged,
     Overdue,
 )
-from baremetal.lifecycle.model import Fetch, Method, PowerState, Proof, ProvisionState, Server, Signal, Verb
+from baremetal.lifecycle.model import (
+    BootTarget,
+    Fetch,
+    Method,
+    PowerState,
+    Proof,
+    ProvisionState,
+    Server,
+    Signal,
+    Verb,
+)
 from baremetal.lifecycle.moves import workflow
 from baremetal.lifecycle.workflows import FAILS_TO, METHODS, MOVING, WORKFLOWS, Do, Workflow
 
@@ -34,6 +44,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=1)
 MUCH_LATER = NOW + timedelta(days=2)
 BOOT = "boot-1"
+DISKLESS = Server("r1", runs=1, deployed=1, target=BootTarget.ISCSI, volumes=(1,))
 
 
 def begins(flow: Workflow) -> list[ProvisionState]:
@@ -52,7 +63,9 @@ def position(server: Server) -> str:
     return f"{flow.name}/closing{f' {server.state}' if len(flow.closing) > 1 else ''}"
 
 
-def _ask(verb: Verb, wipe: bool = False) -> Callable[[Server], Event]:
+def _ask(verb: Verb, wipe: bool = False, clone: bool = False) -> Callable[[Server], Event]:
+    if clone:
+        return lambda server: Asked(verb, method=Method.CLONE, target=BootTarget.ISCSI)
     method = Method.INSTALLER if verb in METHODS else None
     return lambda server: Asked(verb, method=method, wipe=wipe)
 
@@ -91,6 +104,7 @@ def _did(server: Server) -> Event:
 
 VERBS: dict[str, Callable[[Server], Event]] = {
     **{str(verb): _ask(verb) for verb in Verb},
+    **{flow.name: _ask(flow.verb, clone=True) for flow in WORKFLOWS.values() if flow.clone},
     **{flow.name: _ask(flow.verb, True) for flow in WORKFLOWS.values() if flow.wipe},
     "maintenance on": lambda server: MaintenanceChanged(True),
     "maintenance off": lambda server: MaintenanceChanged(False),
@@ -128,11 +142,12 @@ def cell(server: Server, decision: Decision) -> str:
 def live(verb: str, begin: Server, proof: Proof = Proof.SSH, early: bool = False) -> Iterator[Server]:
     """Yield the server at each position of one undisturbed run, from the verb (or "release --wipe") to its end.
 
-    `early`: the first boot is heard before the boot device is flipped.
+    A server with volumes is deployed to iscsi. `early`: the first boot is heard before the boot device is flipped.
     """
     asked = VERBS[verb](begin)
     assert isinstance(asked, Asked)
-    server = decide(begin, replace(asked, proof=proof), NOW).server
+    asked = replace(asked, proof=proof, target=BootTarget.ISCSI if begin.volumes else asked.target)
+    server = decide(begin, asked, NOW).server
     while server.run is not None:
         step = workflow(server.run).step(server.run)
         if early and step.name == "flip":
@@ -153,12 +168,13 @@ def positions() -> dict[str, Server]:
     for state in ProvisionState:
         if state not in MOVING:
             found[str(state)] = replace(enrolled, state=state)
-    for flow in WORKFLOWS.values():
-        for server in live(flow.name, replace(enrolled, state=begins(flow)[0])):
-            found.setdefault(position(server), server)
-            closing = decide(server, Asked(Verb.ABORT), LATER).server
-            if closing.run is not None and closing.run.closing:
-                found.setdefault(position(closing), closing)
+    for begin in (enrolled, DISKLESS):
+        for flow in WORKFLOWS.values():
+            for server in live(flow.name, replace(begin, state=begins(flow)[0])):
+                found.setdefault(position(server), server)
+                closing = decide(server, Asked(Verb.ABORT), LATER).server
+                if closing.run is not None and closing.run.closing:
+                    found.setdefault(position(closing), closing)
     return found
 
 
@@ -170,7 +186,8 @@ def edges() -> frozenset[tuple[ProvisionState, ProvisionState]]:
         for early in (False, True):
             for flow in WORKFLOWS.values():
                 if any(step.only_for for step in flow.steps):
-                    lives += list(live(flow.name, Server("r1", state=begins(flow)[0]), proof, early))
+                    for begin in (Server("r1"), DISKLESS):
+                        lives += list(live(flow.name, replace(begin, state=begins(flow)[0]), proof, early))
     found = set()
     for server in lives:
         for events in TABLES.values():

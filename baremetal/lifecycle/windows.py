@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from baremetal.lifecycle.model import Run, Server
+from baremetal.lifecycle.model import BootTarget, ProvisionState, Run, Server
 from baremetal.lifecycle.moves import workflow
 from baremetal.lifecycle.workflows import Errand
 
@@ -14,8 +14,11 @@ def boot_window_open(server: Server) -> bool:
     in maintenance, and after `max_serves` scripts of one netboot attempt.
     """
     run = window_run(server)
+    what = errand(run) if run is not None else None
     return (
         run is not None
+        and what is not None
+        and not what.from_volume
         and run.go is None
         and not is_complete(run)
         and not server.maintenance
@@ -23,10 +26,27 @@ def boot_window_open(server: Server) -> bool:
     )
 
 
+def boots_volume(server: Server) -> bool:
+    """Whether a machine that netboots is sent to its own volume now (I7): in maintenance too, and however often.
+
+    So is an active server whose target is iscsi, and one whose run has come as far as a system on its volume.
+    """
+    run = server.run
+    if run is None:
+        return server.state is ProvisionState.ACTIVE and server.target is BootTarget.ISCSI
+    if run.closing or run.target is not BootTarget.ISCSI:
+        return False
+    what = errand(run)
+    if what is None:
+        return workflow(run).ends is ProvisionState.ACTIVE
+    return run.power_on_intended if what.from_volume else what.boots_later and is_complete(run)
+
+
 def answer_window_open(server: Server) -> bool:
     """Whether the run's answer files may be served: the boot window's life, but until the errand is complete."""
     run = window_run(server)
-    return run is not None and not is_complete(run)
+    what = errand(run) if run is not None else None
+    return run is not None and what is not None and not what.from_volume and not is_complete(run)
 
 
 def tokens_live(server: Server, number: int) -> bool:

@@ -16,7 +16,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from baremetal.lifecycle.actions import Action, CheckAccess, CheckLogin, EnsureBootDevice, EnsurePower
+from baremetal.lifecycle.actions import (
+    Action,
+    CheckAccess,
+    CheckLogin,
+    EnsureBootDevice,
+    EnsureNoVolume,
+    EnsurePower,
+    EnsureVolume,
+)
 from baremetal.lifecycle.model import BootDevice, Method, PowerState, Proof, ProvisionState, Run, Signal, Verb
 
 S = ProvisionState
@@ -24,7 +32,10 @@ S = ProvisionState
 
 @dataclass(frozen=True, slots=True)
 class Do:
-    """Make one thing true. `budget` names a field of Budgets; `action` None means the run's own boot target."""
+    """Make one thing true. `budget` names a field of Budgets; `action` None means the run's own boot target.
+
+    `may_fail`: a run does not fail over it; what was not done is said, and done by a later run.
+    """
 
     name: str
     action: Action | None
@@ -32,6 +43,7 @@ class Do:
     budget: str = "ensure_s"
     proven_by: Signal | None = None
     only_for: frozenset[Proof] | None = None
+    may_fail: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,7 @@ class Errand:
     """What a netbooted machine is to do. `started` asks for go, None where no disk is touched.
 
     `noun` is the errand's name in sentences, `doer` who fails at it. `boots_later`: what it leaves behind calls home.
+    `from_volume`: what it boots is the system on its volume, not a kernel of ours.
     """
 
     noun: str
@@ -62,6 +75,7 @@ class Errand:
     complete: Signal
     failed: Signal
     boots_later: bool = False
+    from_volume: bool = False
 
     @property
     def proof(self) -> Signal:
@@ -83,10 +97,11 @@ class Workflow:
     closing: tuple[Step, ...] = ()
     errand: Errand | None = None
     wipe: bool = False
+    clone: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.verb} --wipe" if self.wipe else str(self.verb)
+        return f"{self.verb}{' --wipe' if self.wipe else ''}{' by clone' if self.clone else ''}"
 
     def step(self, run: Run) -> Step:
         """Return the step that an open run stands at."""
@@ -125,9 +140,11 @@ def _netboot(
     errand: Errand, doing: ProvisionState, waiting: ProvisionState, first: str = "off"
 ) -> tuple[Step, ...]:
     proof = errand.proof
+    # what boots from its volume goes on doing so, until release (promises I6)
+    pxe = EnsureBootDevice(BootDevice.PXE, persistent=errand.from_volume)
     return (
         Do(first, EnsurePower(PowerState.OFF), doing, proven_by=proof),
-        Do("pxe", EnsureBootDevice(BootDevice.PXE), doing, proven_by=proof),
+        Do("pxe", pxe, doing, proven_by=proof),
         Do("on", EnsurePower(PowerState.ON), doing, proven_by=proof),
         Await("script", None, "boot_s", waiting, proven_by=proof),
     )
@@ -141,11 +158,19 @@ INSTALL = Errand(
     Signal.INSTALL_FAILED,
     boots_later=True,
 )
+CLONE = Errand("first boot", "the clone", None, Signal.FIRST_BOOT, Signal.INSTALL_FAILED, from_volume=True)
 WIPE = Errand("wipe", "the wipe", Signal.WIPE_STARTED, Signal.WIPE_COMPLETE, Signal.WIPE_FAILED)
 INSPECTION = Errand("inspection", "the inspection", None, Signal.INSPECT_COMPLETE, Signal.INSPECT_FAILED)
 RESCUE = Errand("rescue", "the rescue system", None, Signal.RESCUE_STARTED, Signal.RESCUE_FAILED)
 
+# Only a server whose boot target is iscsi has a volume; for the others these steps are settled from the start.
+_VOLUME = Do("volume", EnsureVolume(), S.DEPLOYING, "volume_s")
+_PROOF = Do("proof", CheckLogin(), S.DEPLOYING, "proof_s", only_for=frozenset({Proof.SSH}))
+# The volume of the run before goes once this run's system is proven, and not a moment earlier.
+_TIDY = Do("tidy", EnsureNoVolume(earlier=True), S.DEPLOYING, may_fail=True)
+
 _INSTALLING: tuple[Step, ...] = (
+    _VOLUME,
     *_netboot(INSTALL, S.DEPLOYING, S.WAIT_CALLBACK),
     Await("started", Signal.INSTALL_STARTED, "start_s", S.WAIT_CALLBACK),
     Await("complete", Signal.INSTALL_COMPLETE, "install_s", S.WAIT_CALLBACK),
@@ -157,9 +182,21 @@ _INSTALLING: tuple[Step, ...] = (
         S.WAIT_CALLBACK,
         only_for=frozenset({Proof.SSH, Proof.FIRST_BOOT}),
     ),
-    Do("proof", CheckLogin(), S.DEPLOYING, "proof_s", only_for=frozenset({Proof.SSH})),
+    _PROOF,
+    _TIDY,
 )
-_RELEASING: tuple[Step, ...] = (_off(S.DELETING), Do("clear", EnsureBootDevice(BootDevice.NONE), S.DELETING))
+_CLONING: tuple[Step, ...] = (
+    _VOLUME,
+    *_netboot(CLONE, S.DEPLOYING, S.WAIT_CALLBACK),
+    Await("first boot", Signal.FIRST_BOOT, "first_boot_s", S.WAIT_CALLBACK),
+    _PROOF,
+    _TIDY,
+)
+_RELEASING: tuple[Step, ...] = (
+    _off(S.DELETING),
+    Do("clear", EnsureBootDevice(BootDevice.NONE), S.DELETING),
+    Do("volume", EnsureNoVolume(), S.DELETING),
+)
 
 
 def _wiping(first: str) -> tuple[Step, ...]:
@@ -197,6 +234,24 @@ _ROWS = (
         ends=S.ACTIVE,
         closing=(_off(S.DEPLOYING),),
         errand=INSTALL,
+    ),
+    Workflow(
+        Verb.DEPLOY,
+        begins=frozenset({S.AVAILABLE, S.DEPLOY_FAILED}),
+        steps=_CLONING,
+        ends=S.ACTIVE,
+        closing=(_off(S.DEPLOYING),),
+        errand=CLONE,
+        clone=True,
+    ),
+    Workflow(
+        Verb.REBUILD,
+        begins=frozenset({S.ACTIVE}),
+        steps=_CLONING,
+        ends=S.ACTIVE,
+        closing=(_off(S.DEPLOYING),),
+        errand=CLONE,
+        clone=True,
     ),
     Workflow(Verb.RELEASE, _TAKEN, _RELEASING, ends=S.AVAILABLE, closing=(_off(S.DELETING),)),
     Workflow(
@@ -255,12 +310,21 @@ _ROWS = (
     ),
 )
 
-WORKFLOWS: Mapping[tuple[Verb, bool], Workflow] = {(flow.verb, flow.wipe): flow for flow in _ROWS}
-"""Every row, by its verb and whether wiping is asked."""
-METHODS: Mapping[Verb, frozenset[Method]] = {
-    Verb.DEPLOY: frozenset({Method.INSTALLER, Method.IMAGE}),
-    Verb.REBUILD: frozenset({Method.INSTALLER, Method.IMAGE}),
+WORKFLOWS: Mapping[tuple[Verb, bool, bool], Workflow] = {
+    (flow.verb, flow.wipe, flow.clone): flow for flow in _ROWS
 }
+"""Every row, by its verb, whether wiping is asked, and whether its system comes as a clone."""
+METHODS: Mapping[Verb, frozenset[Method]] = {
+    Verb.DEPLOY: frozenset(Method),
+    Verb.REBUILD: frozenset(Method),
+}
+
+
+def row(verb: Verb, *, wipe: bool = False, method: Method | None = None) -> Workflow | None:
+    """Return the row that a verb runs, None where there is none."""
+    return WORKFLOWS.get((verb, wipe, method is Method.CLONE))
+
+
 MOVING = frozenset(step.state for flow in _ROWS for step in (*flow.steps, *flow.closing))
 FAILED = frozenset(FAILS_TO.values())
 

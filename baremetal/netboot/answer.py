@@ -1,4 +1,4 @@
-"""The boot answer: what a netbooting machine is told, decided from state on every request (I1, I2, I3).
+"""The boot answer: what a netbooting machine is told, decided from state on every request (I1, I2, I3, I7).
 
 Owns the choice and its reason in words. The same function serves iPXE, every other loader and `baremetal explain`,
 so they cannot disagree. Anything unclear is local boot, never an installer. Deliberately unknown: the form of the
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from baremetal.lifecycle.model import BootTarget, ProvisionState, Server
-from baremetal.lifecycle.windows import boot_window_open, errand, is_complete, window_run
+from baremetal.lifecycle.windows import boot_window_open, boots_volume, errand, is_complete, window_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,9 @@ def choose_answer(server: Server | None) -> BootAnswer:
     if server is None:
         return LocalBoot("unknown machine: none of the enrolled servers has this MAC")
     run = server.run
+    if boots_volume(server):
+        word = "active" if run is None else f"run {run.number} ({run.verb})"
+        return TargetBoot(BootTarget.ISCSI, f"{word}: boots its own volume")
     if boot_window_open(server):
         assert run is not None
         return Install(run.number, f"run {run.number} ({run.verb}) waits for this machine to netboot")

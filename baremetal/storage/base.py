@@ -155,7 +155,7 @@ class Lun:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One iSCSI target: who may log in, with what, and what is behind it. Without CHAP the initiator's name is enough."""
+    """One iSCSI target: who may log in, with what, and what is behind it. Without CHAP, the name is enough."""
 
     iqn: str
     initiators: tuple[str, ...]

@@ -31,9 +31,9 @@ def read_golden() -> dict[str, dict[str, dict[str, str]]]:
                 continue
             row = dict(zip(events, cells, strict=True))
             tables[title][head] = row
-            if head.startswith("deploy/"):
-                tables[title][head.replace("deploy/", "rebuild/")] = {
-                    event: re.sub("^deploy/", "rebuild/", cell) for event, cell in row.items()
+            if re.match("deploy( by clone)?/", head):
+                tables[title][head.replace("deploy", "rebuild")] = {
+                    event: re.sub("^deploy(?=/| by clone/)", "rebuild", cell) for event, cell in row.items()
                 }
     return tables
 
