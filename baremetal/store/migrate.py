@@ -16,7 +16,7 @@ from baremetal.errors import Unavailable
 from baremetal.store.connection import Connection as Opened
 from baremetal.store.database import Database, create_schema
 
-HEAD = "0004"
+HEAD = "0005"
 # As alembic makes it.
 _STAMPS = """CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL,

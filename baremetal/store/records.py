@@ -147,6 +147,37 @@ class InventoryRecord:
     found: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class VolumeRecord:
+    """A volume of ours; sizes in bytes. `role`: "golden", "system" or "data". `origin`: the volume it was cloned from.
+
+    `server_id` "" and `run` 0: nobody's. `ready`: it was seen standing whole.
+    """
+
+    id: str
+    storage: str
+    name: str
+    role: str
+    size: int
+    created_at: datetime
+    server_id: str = ""
+    run: int = 0
+    origin: str = ""
+    ready: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DoorRecord:
+    """The iSCSI target of one server and what opens it. `volume_id`: the volume that stands behind it."""
+
+    server_id: str
+    storage: str
+    target: str
+    initiator: str
+    volume_id: str
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+
 class HistoryEntry(msgspec.Struct, frozen=True):
     """One line of the history.
 

@@ -19,10 +19,11 @@ from baremetal.store.secrets import Secrets
 from baremetal.store.servers import Servers
 from baremetal.store.sightings import Sightings
 from baremetal.store.transitions import Transitions
+from baremetal.store.volumes import Volumes
 from baremetal.store.waiting import Waiting
 
 
-class Store(Servers, Transitions, Runs, Waiting, Inventories, History, Sightings, Access):
+class Store(Servers, Transitions, Runs, Waiting, Inventories, Volumes, History, Sightings, Access):
     """One database, for all threads of the process."""
 
     @classmethod
@@ -62,6 +63,6 @@ class Store(Servers, Transitions, Runs, Waiting, Inventories, History, Sightings
         Whatever kills this half-way, the key file still opens everything that is stored.
         """
         self._secrets.add_key()
-        resealed = self.reseal()
+        resealed = self.reseal() + self.reseal_doors()
         self._secrets.drop_old_keys()
         return resealed

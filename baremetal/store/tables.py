@@ -188,6 +188,49 @@ class WaitingRow(_Row, table=True):
     frozen: str
 
 
+class StorageHostRow(_Row, table=True):
+    """A storage host that was added by command; those of the configuration are not here. `facts` as JSON."""
+
+    __tablename__ = "storage_hosts"
+
+    name: str = Field(primary_key=True)
+    facts: str
+    created_at: int = Field(sa_type=BigInteger)
+
+
+class VolumeRow(_Row, table=True):
+    """A volume that stands on a storage host, or may: it is here before it is made, and until it is known to be gone.
+
+    No foreign keys: what stands on a storage host does not vanish because somebody forgot whose it is.
+    """
+
+    __tablename__ = "volumes"
+
+    id: str = Field(primary_key=True)
+    storage: str
+    name: str
+    role: str
+    server_id: str = Field(index=True)
+    run: int
+    size: int = Field(sa_type=BigInteger)
+    origin: str
+    ready: bool
+    created_at: int = Field(sa_type=BigInteger)
+
+
+class DoorRow(_Row, table=True):
+    """The iSCSI target of one server: its names as they are served now, and its CHAP secret, `sealed`."""
+
+    __tablename__ = "doors"
+
+    server_id: str = Field(primary_key=True)
+    storage: str
+    target: str
+    initiator: str
+    volume_id: str
+    sealed: str
+
+
 class UnknownRow(_Row, table=True):
     __tablename__ = "unknowns"
 
@@ -239,6 +282,9 @@ HISTORY = _table(HistoryRow)
 LOGS = _table(LogRow)
 INVENTORIES = _table(InventoryRow)
 WAITING = _table(WaitingRow)
+STORAGE_HOSTS = _table(StorageHostRow)
+VOLUMES = _table(VolumeRow)
+DOORS = _table(DoorRow)
 UNKNOWNS = _table(UnknownRow)
 TOKENS = _table(TokenRow)
 BMC_MEMOS = _table(BmcMemoRow)
@@ -249,6 +295,8 @@ SETTINGS = _table(SettingRow)
 # At most one open run per server (promises I10), whoever asks.
 _OPEN = text("ended_at IS NULL")
 Index("uq_runs_open", RUNS.c.server_id, unique=True, sqlite_where=_OPEN)
+Index("uq_volumes_storage_name", VOLUMES.c.storage, VOLUMES.c.name, unique=True)
+Index("uq_doors_storage_target", DOORS.c.storage, DOORS.c.target, unique=True)
 Index("ix_history_server_id_id", HISTORY.c.server_id, HISTORY.c.id)
 # What retention looks for, and nothing else.
 _OBSERVED = text("kind = 'observation'")

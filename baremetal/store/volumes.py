@@ -1,0 +1,175 @@
+"""Volumes, the iSCSI targets they are served by, and the storage hosts that were added by command.
+
+A row of a volume is written before the volume is made and deleted after it is gone, so that nothing of ours can stand
+on a storage host unknown to us. Deliberately unknown: how a volume is made, and when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from baremetal.errors import Conflict, Unknown
+from baremetal.store.codec import dump, load
+from baremetal.store.connection import Prepared
+from baremetal.store.history import audit
+from baremetal.store.part import Part
+from baremetal.store.records import DoorRecord, VolumeRecord
+from baremetal.store.tables import DOORS, STORAGE_HOSTS, VOLUMES, micros, moment
+
+_V = VOLUMES.c
+_D = DOORS.c
+_VOLUMES = select(VOLUMES).order_by(_V.storage, _V.role, _V.name)
+_DOOR = Prepared(
+    select(_D.server_id, _D.storage, _D.target, _D.initiator, _D.volume_id, _D.sealed).where(
+        _D.server_id == bindparam("ref")
+    )
+)
+
+
+class Volumes(Part):
+    """What stands on the storage hosts."""
+
+    # -- storage hosts --
+
+    def storage_hosts(self) -> dict[str, Mapping[str, Any]]:
+        """Return the facts of every storage host that was added, by name."""
+        with self._db.read() as connection:
+            rows = connection.execute(select(STORAGE_HOSTS).order_by(STORAGE_HOSTS.c.name)).all()
+        return {row.name: load(row.facts) for row in rows}
+
+    def add_storage_host(self, name: str, facts: Mapping[str, Any], at: datetime, by: str) -> None:
+        """Raises Conflict where the name is taken."""
+        try:
+            with self._db.write() as connection:
+                row = {"name": name, "facts": dump(dict(facts)), "created_at": micros(at)}
+                connection.execute(insert(STORAGE_HOSTS), row)
+                audit(connection, at, "", "", f"storage host {name!r} added", by=by)
+        except IntegrityError as error:
+            raise Conflict(
+                f"there is a storage host {name!r} already", fix="remove it first, or take another name"
+            ) from error
+
+    def remove_storage_host(self, name: str, at: datetime, by: str) -> None:
+        """Forget a storage host. Nothing is changed there. Raises Unknown; Conflict while volumes of ours are there."""
+        with self._db.write() as connection:
+            if connection.execute(select(_V.name).where(_V.storage == name).limit(1)).first() is not None:
+                raise Conflict(
+                    f"the storage host {name!r} keeps volumes",
+                    code="BM807",
+                    fix="release its servers and delete its golden images first",
+                )
+            if connection.execute(delete(STORAGE_HOSTS).where(STORAGE_HOSTS.c.name == name)).rowcount != 1:
+                raise Unknown(f"no storage host {name!r} was added", code="BM809")
+            audit(connection, at, "", "", f"storage host {name!r} removed", by=by)
+
+    # -- volumes --
+
+    def volumes(self, *, server_id: str | None = None) -> list[VolumeRecord]:
+        """Return every volume, or those of one server; by storage host, role and name."""
+        asked = _VOLUMES if server_id is None else _VOLUMES.where(_V.server_id == server_id)
+        with self._db.read() as connection:
+            return [_volume(row) for row in connection.execute(asked)]
+
+    def want_volume(self, wanted: VolumeRecord) -> VolumeRecord:
+        """Write down that a volume is to be made, and return it as it is written: an earlier row stands.
+
+        Raises Conflict where the name belongs to another server or role.
+        """
+        named = (_V.storage == wanted.storage) & (_V.name == wanted.name)
+        with self._db.write() as connection:
+            row = connection.execute(select(VOLUMES).where(named)).first()
+            if row is None:
+                connection.execute(
+                    insert(VOLUMES),
+                    {
+                        "id": wanted.id,
+                        "storage": wanted.storage,
+                        "name": wanted.name,
+                        "role": wanted.role,
+                        "server_id": wanted.server_id,
+                        "run": wanted.run,
+                        "size": wanted.size,
+                        "origin": wanted.origin,
+                        "ready": wanted.ready,
+                        "created_at": micros(wanted.created_at),
+                    },
+                )
+                return wanted
+        found = _volume(row)
+        if (found.role, found.server_id, found.run) != (wanted.role, wanted.server_id, wanted.run):
+            raise Conflict(f"there is a volume {wanted.name!r} on {wanted.storage} already", code="BM805")
+        return found
+
+    def volume_stands(self, volume_id: str, size: int) -> None:
+        """Note that a volume was seen standing whole, and how large it is."""
+        with self._db.write() as connection:
+            connection.execute(update(VOLUMES).where(_V.id == volume_id).values(ready=True, size=size))
+
+    def volume_gone(self, volume_id: str) -> None:
+        """Forget a volume that stands no more. Idempotent."""
+        with self._db.write() as connection:
+            connection.execute(delete(VOLUMES).where(_V.id == volume_id))
+
+    # -- doors --
+
+    def door(self, server_id: str) -> DoorRecord | None:
+        """Return the target that a server's volumes are served by, None where it has none."""
+        with self._db.read() as connection:
+            row = _DOOR.run(connection, {"ref": server_id}).fetchone()
+        if row is None:
+            return None
+        *plain, sealed = row
+        server, storage, target, initiator, volume = plain
+        return DoorRecord(server, storage, target, initiator, volume, tuple(load(self._secrets.open(sealed))))
+
+    def save_door(self, door: DoorRecord) -> None:
+        """Write a server's target down, in place of an earlier form of it. Raises Conflict where it is another's."""
+        row = {
+            "storage": door.storage,
+            "target": door.target,
+            "initiator": door.initiator,
+            "volume_id": door.volume_id,
+            "sealed": self._secrets.seal(dump(list(door.secrets))),
+        }
+        adding = self._db.upsert(DOORS).values(server_id=door.server_id, **row)
+        try:
+            with self._db.write() as connection:
+                connection.execute(adding.on_conflict_do_update(index_elements=["server_id"], set_=row))
+        except IntegrityError as error:
+            raise Conflict(
+                f"the target {door.target} on {door.storage} is another server's already", code="BM805"
+            ) from error
+
+    def drop_door(self, server_id: str) -> None:
+        """Forget a target that is served no more. Idempotent."""
+        with self._db.write() as connection:
+            connection.execute(delete(DOORS).where(_D.server_id == server_id))
+
+    def reseal_doors(self) -> int:
+        """Seal every CHAP secret with the newest key; returns how many. One transaction."""
+        with self._db.write(long=True) as connection:
+            rows = connection.execute(select(_D.server_id, _D.sealed)).all()
+            for row in rows:
+                sealed = self._secrets.reseal(row.sealed)
+                connection.execute(update(DOORS).where(_D.server_id == row.server_id).values(sealed=sealed))
+        return len(rows)
+
+
+def _volume(row: Any) -> VolumeRecord:
+    return VolumeRecord(
+        id=row.id,
+        storage=row.storage,
+        name=row.name,
+        role=row.role,
+        size=row.size,
+        created_at=moment(row.created_at),
+        server_id=row.server_id,
+        run=row.run,
+        origin=row.origin,
+        ready=bool(row.ready),
+    )
