@@ -168,8 +168,19 @@ class Client:
         """Ask for JSON. Keys of `query` that are None are left out."""
         return self._ask("GET", path, params={k: v for k, v in query.items() if v is not None})
 
-    def post(self, path: str, body: Any = None, *, text: str | None = None, form: str = "") -> Any:
-        """Send JSON, or with `text` a body of the content type `form`."""
+    def post(
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        text: str | None = None,
+        form: str = "",
+        answer_s: float | None = None,
+    ) -> Any:
+        """Send JSON, or with `text` a body of the content type `form`. `answer_s`: how long the answer may take."""
+        if answer_s is not None:
+            patience = httpx2.Timeout(answer_s, connect=CONNECT_S)
+            return self._ask("POST", path, json={} if body is None else body, timeout=patience)
         if text is not None:
             return self._ask("POST", path, content=text.encode(), headers={"content-type": form})
         return self._ask("POST", path, json={} if body is None else body)
@@ -303,6 +314,10 @@ def read_error(body: Mapping[str, Any]) -> BaremetalError:
         words = set(BmcErrorKind)
         known = body.get("kind")
         return BmcError(what, BmcErrorKind(known) if known in words else BmcErrorKind.PROTOCOL, **common)
+    if issubclass(kind, errors.StorageError):
+        known = body.get("kind")
+        said = errors.StorageErrorKind(known) if known in set(errors.StorageErrorKind) else None
+        return errors.StorageError(what, said or errors.StorageErrorKind.FAILED, **common)
     extra: dict[str, Any] = {}
     if issubclass(kind, errors.Refused):
         extra["allowed"] = tuple(body.get("allowed") or ())

@@ -35,7 +35,7 @@ from baremetal.engine.perform import LoginTarget, Performer
 from baremetal.engine.power_watch import WORKERS, PowerWatch
 from baremetal.engine.steady import SteadyClock
 from baremetal.errors import Invalid, Unavailable
-from baremetal.lifecycle.model import Budgets, Fetch, Limits
+from baremetal.lifecycle.model import BootTarget, Budgets, Fetch, Limits, Method
 from baremetal.netboot.dhcp.interface import own_address
 from baremetal.netboot.dhcp.offer import Mode, Network
 from baremetal.netboot.profile import Family, Profile
@@ -49,6 +49,7 @@ from baremetal.service.advice.segments import Segments
 from baremetal.service.boot.boot import Boot
 from baremetal.service.boot.dhcp import REFRESH_S, Dhcp
 from baremetal.service.boot.files import Files
+from baremetal.service.boot.sans import Sans
 from baremetal.service.boot.tftp import tftp_server
 from baremetal.service.deploys.admission import Admission
 from baremetal.service.deploys.deploys import Deploys
@@ -59,8 +60,14 @@ from baremetal.service.profiles import Offer, Profiles
 from baremetal.service.recipe import Kitchen
 from baremetal.service.servers.power import Power
 from baremetal.service.servers.servers import Servers, ssh_places
+from baremetal.service.storage.goldens import Goldens
+from baremetal.service.storage.hosts import Hosts
+from baremetal.service.storage.volumes import Volumes
 from baremetal.service.timeline import Timeline
 from baremetal.service.tokens import Tokens
+from baremetal.storage.base import Shell
+from baremetal.storage.registry import OpenShell
+from baremetal.storage.settings import StorageSettings
 from baremetal.store.records import RunRecord, ServerRecord
 from baremetal.store.secrets import Secrets, read_or_make
 from baremetal.store.store import Store
@@ -135,13 +142,20 @@ def _assemble(
         limits=_bmc_limits(config),
     )
     login = _Login(private, config.deploy.ssh_user)
-    performer = Performer(sleep=time.sleep, login=login, login_deadline_s=config.deploy.ssh_deadline_s)
+    kitchen = Kitchen(TokenMint(master), public)
+    base = public_url(config, port=boot_port)
+    described = network(config, base)
+    segments = Segments(described, base=base)
+    hosts = Hosts(store, _storage(config), remote=_remote(private), now=now)
+    volumes = Volumes(store, hosts, kitchen, base_for=segments.base, now=now)
+    sans = Sans(store, volumes.san)
+    performer = Performer(
+        sleep=time.sleep, login=login, login_deadline_s=config.deploy.ssh_deadline_s, volumes=volumes
+    )
     engine = Engine(store, conversations, performer, _locate(config.deploy.ssh_port), now, turns)
     observations = Observations(store, now)
 
-    kitchen = Kitchen(TokenMint(master), public)
     loaders = Loaders(config.data_dir / "loaders")
-    base = public_url(config, port=boot_port)
     offers = [_offer(config, name, profile) for name, profile in config.profile.items()]
     profiles = Profiles(
         offers,
@@ -168,8 +182,6 @@ def _assemble(
     tokens = Tokens(store, config.token_file, now)
     keys = config.key_file.parent
     secrets_made = [config.key_file, config.token_file, keys / "master.key", keys / "proof_key"]
-    described = network(config, base)
-    segments = Segments(described, base=base)
     pairing = Pairing(described.segments if described.mode is not Mode.EXTERNAL else (), loaders)
     admission = Admission(
         store,
@@ -190,11 +202,14 @@ def _assemble(
             base_for=segments.base,
             now=now,
             pairing=pairing,
+            volumes=volumes,
             budgets=budgets,
             limits=limits,
         ),
         power=Power(store, engine, now=now),
-        explain=Explain(store, kitchen, loaders, segments, now=now),
+        explain=Explain(store, kitchen, loaders, segments, sans, now=now),
+        storage=hosts,
+        goldens=Goldens(store, hosts, volumes, private=[config.data_dir, keys], now=now),
         profiles=profiles,
         doctor=Doctor(
             store,
@@ -217,7 +232,17 @@ def _assemble(
     engine.listen(timeline.wake)
     observations.listen(timeline.wake)
 
-    boot = Boot(store, engine, observations, kitchen, now=now, strict_source=config.security.strict_source)
+    boot = Boot(
+        store,
+        engine,
+        observations,
+        kitchen,
+        now=now,
+        strict_source=config.security.strict_source,
+        sans=sans,
+    )
+    engine.listen(sans.follow)
+    sans.learn()
     urls = segment_urls(config)
     doors = Doors(
         config.server.public_url, base, tuple(config.server.trusted_proxies), partial(url_for, urls=urls)
@@ -313,6 +338,21 @@ class _Login:
         return check_login(address, port, self.user, self.private, host_keys, deadline_s)
 
 
+def _remote(private: str) -> OpenShell:
+    """Open the shells of storage hosts elsewhere, with this installation's key."""
+
+    def remote(said: StorageSettings) -> Shell:
+        from baremetal.storage.remote import SshShell
+
+        return SshShell(said.address, said.ssh_port, said.ssh_user, private, said.host_key)
+
+    return remote
+
+
+def _storage(config: Config) -> dict[str, StorageSettings]:
+    return {name: StorageSettings.parse(name, said.model_dump()) for name, said in config.storage.items()}
+
+
 def _named_loaders(described: Network) -> list[str]:
     """The loaders that our own DHCP names."""
     named = [name for one in described.segments for name in (one.loader_bios, one.loader_uefi)]
@@ -360,7 +400,10 @@ def _offer(config: Config, name: str, profile: ProfileConfig) -> Offer:
         title=profile.title,
         arch=profile.arch,
         method=profile.method,
-        target=profile.boot_target,
+        target=BootTarget.ISCSI if profile.method is Method.CLONE else profile.boot_target,
+        storage=profile.storage,
+        golden=profile.golden,
+        volume_size=profile.volume_size,
         proof=profile.proof,
         reboots=profile.reboots,
         budgets=budgets,

@@ -78,6 +78,8 @@ SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             Entry("serve", "serve", "Run the service"),
             Entry("profile", "profiles", "List, show and check what can be installed"),
             Entry("media", "media", "Import installation media from images and folders"),
+            Entry("storage", "storage", "Storage hosts, which keep volumes for diskless servers"),
+            Entry("volume", "storage", "Golden images, and the volumes of servers"),
             Entry("token", "tokens", "Make and revoke tokens for the API"),
             Entry("print-config", "print_config", "Write settings for DHCP servers, nginx and systemd"),
             Entry("secrets", "tokens", "Renew the key that seals BMC passwords"),

@@ -7,13 +7,14 @@ from baremetal.cli.paint import Paint, say
 from baremetal.errors import BaremetalError
 
 # What a deploy would have run into is found beforehand and has a code of its own.
-_PREFLIGHT = {"BM202", "BM203", "BM204", "BM307"}
+_PREFLIGHT = {"BM202", "BM203", "BM204", "BM307", "BM810"}
 
 _CODES: tuple[tuple[type[BaremetalError], int], ...] = (
     (errors.NotAuthorised, 9),
     (errors.Unavailable, 8),
     (errors.TimedOut, 6),
     (errors.BmcError, 5),
+    (errors.StorageError, 5),
     (errors.Refused, 4),  # and Conflict
     (errors.Superseded, 4),
     (errors.Unknown, 3),

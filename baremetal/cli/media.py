@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from baremetal.cli.options import Output, OutputOption
-from baremetal.cli.output import ago, emit, fields, table
+from baremetal.cli.output import ago, emit, fields, in_bytes, table
 from baremetal.cli.paint import is_terminal, say
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def add(
                 ("told by", "\n".join(record["evidence"])),
                 ("kernel", record["kernel"]),
                 ("initrd", record["initrd"]),
-                ("files", f"{record['files']}, {_size(record['bytes'])}"),
+                ("files", f"{record['files']}, {in_bytes(record['bytes'])}"),
                 ("folder", str(added.folder)),
             ]
         )
@@ -160,7 +160,7 @@ def ramdisk(
                 ("folder", str(added.folder)),
                 ("kernel", made.kernel),
                 ("drivers", str(made.drivers)),
-                ("size", _size(added.record.bytes)),
+                ("size", in_bytes(added.record.bytes)),
                 ("firmware", _lacks(made.lacks)),
             ]
         )
@@ -185,7 +185,7 @@ def list_(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> N
                 ("MEDIUM", lambda row: row["medium"]),
                 ("PROFILES", lambda row: ", ".join(row["profiles"])),
                 ("READY", lambda row: "yes" if row["ready"] else "no"),
-                ("SIZE", lambda row: _size(row["bytes"]) if row["bytes"] else ""),
+                ("SIZE", lambda row: in_bytes(row["bytes"]) if row["bytes"] else ""),
                 ("ADDED", lambda row: ago(row["added_at"])),
             ],
         )
@@ -251,15 +251,6 @@ def _plain(record: Any) -> dict[str, Any]:
 
     plain: dict[str, Any] = msgspec.to_builtins(record)
     return plain
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from baremetal.lifecycle.model import Verb
-from baremetal.lifecycle.workflows import MOVING, WORKFLOWS, Workflow
+from baremetal.lifecycle.model import BootTarget, Method, Verb
+from baremetal.lifecycle.workflows import MOVING, WORKFLOWS, Way, Workflow
 
 _CODE = re.compile(r"\b(BM\d{3})\b:?\s*")
 _MOVING = {str(state) for state in MOVING}
@@ -92,6 +92,7 @@ class Milestones:
     rows: list[Row] = field(default_factory=list)
     verb: str = ""
     wipe: bool = False
+    way: Way = Way.DISK
     ended: str = ""
     failed: bool = False
     reason: str = ""
@@ -181,6 +182,7 @@ class Milestones:
             case "asked":
                 self.verb = str(body.get("verb"))
                 self.wipe = bool(body.get("wipe"))
+                self.way = _way(body)
                 by = f"asked by {body.get('by') or 'an operator'}"
                 title = f"{self.verb} --wipe" if self.wipe else self.verb
                 return Mark.BEGIN, title, f"{self.profile} · {by}" if self.profile else by
@@ -304,7 +306,9 @@ class Milestones:
 
     def _flow(self) -> Workflow | None:
         known = self.verb in tuple(Verb)
-        return WORKFLOWS.get((Verb(self.verb), self.wipe)) if known else None
+        if not known:
+            return None
+        return WORKFLOWS.get((Verb(self.verb), self.wipe, self.way))
 
     def _step(self, index: int) -> str:
         flow = self._flow()
@@ -394,3 +398,10 @@ def human_time(seconds: float) -> str:
     hours, rest = divmod(whole, 3600)
     minutes, left = divmod(rest, 60)
     return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+def _way(asked: Mapping[str, Any]) -> Way:
+    """Say which of its verb's rows a run takes, by the words of an event that may be of a newer program."""
+    method, target = str(asked.get("method")), str(asked.get("target"))
+    known = method in tuple(Method) and target in tuple(BootTarget)
+    return Way.of(Method(method), BootTarget(target)) if known else Way.DISK

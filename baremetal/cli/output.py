@@ -82,3 +82,13 @@ def ago(value: str | None) -> str:
         if seconds >= size:
             return f"{seconds // size:.0f} {word} ago"
     return f"{max(0.0, seconds):.0f} s ago"
+
+
+def in_bytes(count: int) -> str:
+    """Write a size for people, in powers of 1024."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

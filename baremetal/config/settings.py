@@ -166,6 +166,7 @@ class BudgetsConfig(_Section):
 
     ensure_s: Budget = 180.0
     access_s: Budget = 30.0
+    volume_s: Budget = 1800.0
     boot_s: Budget = 900.0
     start_s: Budget = 1800.0
     install_s: Budget = 5400.0
@@ -181,6 +182,7 @@ class ProfileBudgetsConfig(_Section):
 
     ensure_s: Budget | None = None
     access_s: Budget | None = None
+    volume_s: Budget | None = None
     boot_s: Budget | None = None
     start_s: Budget | None = None
     install_s: Budget | None = None
@@ -290,6 +292,28 @@ class TftpConfig(_Section):
     window: Annotated[int, Field(ge=1, le=64)] = 16
 
 
+class StorageConfig(_Section):
+    """`[storage.NAME]`: a storage host (docs/storage.md); checked further by `storage/settings.py`."""
+
+    kind: Literal["tgt", "lio", "external"]
+    portal: str
+    base_iqn: str
+    address: str = ""
+    ssh_user: str = "root"
+    ssh_port: Annotated[int, Field(ge=1, le=65535)] = 22
+    host_key: str = ""
+    folder: str = ""
+    volume_group: str = ""
+    thin_pool: str = ""
+    snapshot_size: str = "10G"
+    first_lun: int | None = None
+    target: str = "{base}:{server}.{system}"
+    initiator: str = "{base}:{server}"
+    chap: bool = True
+    mutual_chap: bool = False
+    socket: str = ""
+
+
 class SecurityConfig(_Section):
     """`[security]`: each setting here loosens or tightens a promise."""
 
@@ -304,12 +328,21 @@ class ProfileConfig(_Section):
 
     title: str = ""
     family: Literal[
-        "kickstart", "preseed", "autoinstall", "autoyast", "esxi", "windows", "ignition", "image", "ramdisk"
+        "kickstart",
+        "preseed",
+        "autoinstall",
+        "autoyast",
+        "esxi",
+        "windows",
+        "ignition",
+        "image",
+        "ramdisk",
+        "nocloud",
     ]
     arch: Literal["x86_64", "arm64"] = "x86_64"
     method: Method = Method.INSTALLER
     media: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,47})?$")] = ""
-    # ESXi has neither kernel nor initrd: its own loader reads boot.cfg.
+    # ESXi has neither kernel nor initrd: its own loader reads boot.cfg. A clone boots what is on its volume.
     kernel: Annotated[str, Field(validate_default=True)] = ""
     initrd: Annotated[str, Field(validate_default=True)] = ""
     template: str
@@ -317,6 +350,9 @@ class ProfileConfig(_Section):
     kernel_args: str = ""
     vars: Vars = {}
     boot_target: BootTarget = BootTarget.DISK
+    storage: str = ""
+    golden: str = ""
+    volume_size: str = ""
     proof: Proof = Proof.SSH
     reboots: bool = False
     budgets: ProfileBudgetsConfig = ProfileBudgetsConfig()
@@ -324,7 +360,8 @@ class ProfileConfig(_Section):
     @field_validator("kernel", "initrd", "template")
     @classmethod
     def _is_given(cls, value: str, info: ValidationInfo) -> str:
-        if not value and (info.data.get("family") != "esxi" or info.field_name == "template"):
+        without_kernel = info.data.get("family") in ("esxi", "nocloud")
+        if not value and (not without_kernel or info.field_name == "template"):
             raise PydanticCustomError("missing", "is missing")
         return value
 
@@ -347,6 +384,7 @@ class Config(BaseSettings):
     dhcp: DhcpConfig = DhcpConfig()
     tftp: TftpConfig = TftpConfig()
     security: SecurityConfig = SecurityConfig()
+    storage: dict[Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?$")], StorageConfig] = {}
     profile: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,47}$")], ProfileConfig] = {}
 
     @classmethod

@@ -7,15 +7,12 @@ command's output. Deliberately unknown: what the output should say, when to try 
 
 from __future__ import annotations
 
-import base64
-import io
 import socket
 import threading
 import time
 from collections.abc import Sequence
 
 import paramiko
-from paramiko.pkey import UnknownKeyType
 from paramiko.ssh_exception import (
     AuthenticationException,
     BadHostKeyException,
@@ -25,11 +22,9 @@ from paramiko.ssh_exception import (
 )
 
 from baremetal.errors import LoginError
+from baremetal.ssh import LOGIN_REFUSED, UNREACHABLE, WRONG_HOST_KEY, known_hosts, own_key, own_key_unreadable
 
 ANSWER_CAP = 4096
-UNREACHABLE = "BM403"
-WRONG_HOST_KEY = "BM406"
-LOGIN_REFUSED = "BM407"
 
 # A key without its forced command would run this: harmless, and its empty answer proves nothing.
 _ASKED = "true"
@@ -52,8 +47,8 @@ def check_login(
     """
     deadline = time.monotonic() + deadline_s
     place = f"[{address}]:{port}" if port != paramiko.config.SSH_PORT else address
-    client = _client(place, host_keys)
-    key = _own_key(private_key)
+    client = known_hosts(place, host_keys)
+    key = own_key(private_key)
     try:
         sock = socket.create_connection((address, port), timeout=deadline_s)
     except OSError as error:
@@ -113,7 +108,7 @@ def _converse(
     except BadHostKeyException as error:
         raise _wrong_host_key(place, error.key.fingerprint) from error
     except PasswordRequiredException as error:
-        raise _own_key_unreadable() from error
+        raise own_key_unreadable() from error
     except AuthenticationException as error:
         # paramiko has one class for a refusal and for a connection that ended in the middle
         if "EOF" in str(error) or "timeout" in str(error).lower():
@@ -168,40 +163,6 @@ def _read(channel: paramiko.Channel, place: str, deadline: float) -> str:
     return answer.decode("utf-8", "replace")
 
 
-def _client(place: str, host_keys: Sequence[str]) -> paramiko.SSHClient:
-    client = paramiko.SSHClient()
-    client.set_missing_host_key_policy(paramiko.RejectPolicy())
-    known = client.get_host_keys()
-    # paramiko asks for the kind of the first key only; ed25519 is what every server of today has
-    for line in sorted(host_keys, key=lambda line: not line.startswith("ssh-ed25519 ")):
-        kind, _, rest = line.strip().partition(" ")
-        try:
-            key = paramiko.PKey.from_type_string(kind, _decode(rest.split(" ")[0]))
-        except (SSHException, UnknownKeyType, ValueError):
-            continue  # a kind that paramiko does not speak (a security key, DSA): the others may do
-        known.add(place, kind, key)
-    if not known:
-        raise LoginError(
-            f"no usable host key is known for {place}",
-            transient=False,
-            code=WRONG_HOST_KEY,
-            seen=f"{len(host_keys)} reported",
-            fix="have the installer report ssh_host_keys with install-complete, ed25519 among them",
-        )
-    return client
-
-
-def _decode(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
-
-
-def _own_key(private_key: str) -> paramiko.PKey:
-    try:
-        return paramiko.Ed25519Key.from_private_key(io.StringIO(private_key))
-    except (SSHException, ValueError, IndexError) as error:
-        raise _own_key_unreadable() from error
-
-
 def _left(deadline: float) -> float:
     # Never 0 or less: that would make a socket non-blocking, and the watchdog ends it anyway.
     return max(0.05, deadline - time.monotonic())
@@ -242,7 +203,3 @@ def _wrong_host_key(place: str, fingerprint: str) -> LoginError:
         seen=fingerprint,
         fix="see which machine answers at this address; it is not the system that was deployed",
     )
-
-
-def _own_key_unreadable() -> LoginError:
-    return LoginError("our own proof key cannot be read", transient=False, code=LOGIN_REFUSED)

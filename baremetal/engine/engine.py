@@ -29,11 +29,12 @@ from baremetal.errors import (
     BmcErrorKind,
     Invalid,
     LoginError,
+    StorageError,
     Superseded,
     Unavailable,
 )
 from baremetal.failpoints import failpoint
-from baremetal.lifecycle.actions import Action, CheckLogin, EnsurePower
+from baremetal.lifecycle.actions import Action, CheckLogin, EnsureNoVolume, EnsurePower, EnsureVolume
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.decision import Decision, Outcome, Reply
 from baremetal.lifecycle.events import Did, Event, Failed, Heard, Intended, Overdue
@@ -305,6 +306,8 @@ class Engine:
             try:
                 if isinstance(action, CheckLogin):
                     seen = self._performer.prove(self._login_target(record, run))
+                elif isinstance(action, EnsureVolume | EnsureNoVolume):
+                    seen = self._performer.keep(action, record, run, permit)
                 else:
                     bmc = bmc or self.converse(record, stack)
                     mode = BootMode(record.facts.boot_mode)
@@ -315,7 +318,7 @@ class Engine:
                 if self._moved_on(record, run, hold.fence):
                     return
                 continue
-            except (BmcError, LoginError, Invalid) as error:
+            except (BmcError, LoginError, StorageError, Invalid) as error:
                 self.submit(server_id, _failure(error, run, hold.fence), known=permit.record, hold=hold)
                 return
             power = seen.power if seen.power is not record.power_state else None
@@ -401,7 +404,7 @@ class _Permit:
             raise Superseded(decision.note)
 
 
-def _failure(error: BmcError | LoginError | Invalid, run: Run, fence: int) -> Failed:
+def _failure(error: BmcError | LoginError | StorageError | Invalid, run: Run, fence: int) -> Failed:
     text = f"{error.code} {error}"
     if isinstance(error, Invalid):  # an account or a quirk that only the operator can correct
         return Failed(run.number, run.step, fence, text, transient=False)

@@ -1,7 +1,7 @@
 """How one action is made true on a real machine: read, write only where needed, read back.
 
-Knows drivers' conversations and the SSH proof through two small seams; knows no database, no retry, no deadline of a
-run. Whether a write may be sent at all is asked of `permit`, which records the intention first (promises I13).
+Knows drivers' conversations, the SSH proof and storage hosts through three small seams; knows no database, no retry, no
+deadline of a run. Whether a write may be sent at all is asked of `permit`, which records the intention first (I13).
 """
 
 from __future__ import annotations
@@ -13,8 +13,18 @@ from typing import Protocol
 from baremetal.drivers.base import BmcDriver, BootFlags, Permit, PowerTarget
 from baremetal.errors import BmcError, BmcErrorKind, Invalid, LoginError
 from baremetal.failpoints import failpoint
-from baremetal.lifecycle.actions import Action, CheckAccess, CheckLogin, EnsureBootDevice, EnsurePower
-from baremetal.lifecycle.model import BootDevice, BootMode, PowerState
+from baremetal.lifecycle.actions import (
+    Action,
+    CheckAccess,
+    CheckLogin,
+    EnsureBootDevice,
+    EnsureNoVolume,
+    EnsurePower,
+    EnsureVolume,
+    StorageAction,
+)
+from baremetal.lifecycle.model import BootDevice, BootMode, PowerState, Run
+from baremetal.store.records import ServerRecord
 
 VERIFY_FIRST_S = 0.2
 VERIFY_STEP_S = 2.0
@@ -75,11 +85,22 @@ class Login(Protocol):
     def __call__(self, address: str, port: int, host_keys: Sequence[str], deadline_s: float) -> str: ...
 
 
+class Volumes(Protocol):
+    """Make the volume of a run stand and be served, or be gone. Raises `StorageError`."""
+
+    def ensure(self, record: ServerRecord, run: Run, permit: Permit) -> str:
+        """Return what was read back, in words."""
+        ...
+
+    def remove(self, record: ServerRecord, run: Run, permit: Permit, *, earlier: bool) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Performer:
     sleep: Callable[[float], None]
     login: Login
     login_deadline_s: float = 20.0
+    volumes: Volumes | None = None
 
     def perform(
         self, action: Action, bmc: BmcDriver, boot_mode: BootMode, quirks: Quirks, permit: Permit
@@ -95,8 +116,17 @@ class Performer:
                 return self._ensure_power(bmc, target, quirks, permit)
             case EnsureBootDevice():
                 return self._ensure_boot_device(bmc, action, boot_mode, quirks, permit)
-            case CheckLogin():
-                raise AssertionError("CheckLogin does not speak to a BMC")
+            case CheckLogin() | EnsureVolume() | EnsureNoVolume():
+                raise AssertionError(f"to {action}, nobody speaks to a BMC")
+
+    def keep(self, action: StorageAction, record: ServerRecord, run: Run, permit: Permit) -> Seen:
+        """Make a storage host's action true and return what was read back. Idempotent. Raises `StorageError`."""
+        assert self.volumes is not None, "no deploy to iscsi is accepted without storage hosts"
+        match action:
+            case EnsureVolume():
+                return Seen(wrote=True, text=self.volumes.ensure(record, run, permit))
+            case EnsureNoVolume(earlier):
+                return Seen(wrote=True, text=self.volumes.remove(record, run, permit, earlier=earlier))
 
     def prove(self, target: LoginTarget) -> Seen:
         """Log in at the addresses in turn and compare what they print. Raises `LoginError`.

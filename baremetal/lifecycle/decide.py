@@ -80,7 +80,7 @@ def decide(server: Server, event: Event, now: datetime) -> Decision:
 
 
 def _begin(server: Server, asked: Asked, now: datetime) -> Decision:
-    flow = row(asked.verb, wipe=asked.wipe, method=asked.method)
+    flow = row(asked.verb, wipe=asked.wipe, method=asked.method, target=asked.target)
     if flow is None:
         what = "wipes nothing; provide and release do" if asked.wipe else f"no method {asked.method}"
         return refuse_operator(server, f"{asked.verb}: {what}")

@@ -11,10 +11,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from baremetal.lifecycle.actions import Action, EnsureBootDevice, EnsureNoVolume, EnsureVolume
+from baremetal.lifecycle.actions import Action, EnsureBootDevice, EnsureNoVolume
 from baremetal.lifecycle.decision import Decision, Outcome, Reply
-from baremetal.lifecycle.model import BootTarget, Method, ProvisionState, Run, Server, Verb
-from baremetal.lifecycle.workflows import FAILS_TO, WORKFLOWS, Do, Step, Workflow, allowed_verbs
+from baremetal.lifecycle.model import BootTarget, ProvisionState, Run, Server, Verb
+from baremetal.lifecycle.workflows import FAILS_TO, WORKFLOWS, Do, Step, Way, Workflow, allowed_verbs
 
 
 def owed(server: Server) -> Action | None:
@@ -28,7 +28,7 @@ def owed(server: Server) -> Action | None:
 
 
 def workflow(run: Run) -> Workflow:
-    return WORKFLOWS[run.verb, run.wipe, run.method is Method.CLONE]
+    return WORKFLOWS[run.verb, run.wipe, Way.of(run.method, run.target)]
 
 
 def current_step(server: Server) -> Step | None:
@@ -106,8 +106,6 @@ def _is_settled(step: Step, server: Server) -> bool:
     if not isinstance(step, Do):
         return step.signal in run.heard
     match step.action:
-        case EnsureVolume():
-            return run.target is not BootTarget.ISCSI
         case EnsureNoVolume(earlier=True):
             return set(server.volumes) <= {run.number}
         case EnsureNoVolume():

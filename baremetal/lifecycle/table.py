@@ -38,7 +38,7 @@ from baremetal.lifecycle.model import (
     Verb,
 )
 from baremetal.lifecycle.moves import workflow
-from baremetal.lifecycle.workflows import FAILS_TO, METHODS, MOVING, WORKFLOWS, Do, Workflow
+from baremetal.lifecycle.workflows import FAILS_TO, METHODS, MOVING, WORKFLOWS, Do, Way, Workflow
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=1)
@@ -63,9 +63,10 @@ def position(server: Server) -> str:
     return f"{flow.name}/closing{f' {server.state}' if len(flow.closing) > 1 else ''}"
 
 
-def _ask(verb: Verb, wipe: bool = False, clone: bool = False) -> Callable[[Server], Event]:
-    if clone:
-        return lambda server: Asked(verb, method=Method.CLONE, target=BootTarget.ISCSI)
+def _ask(verb: Verb, wipe: bool = False, way: Way = Way.DISK) -> Callable[[Server], Event]:
+    if way is not Way.DISK:
+        chosen = Method.CLONE if way is Way.CLONE else Method.INSTALLER
+        return lambda server: Asked(verb, method=chosen, target=BootTarget.ISCSI)
     method = Method.INSTALLER if verb in METHODS else None
     return lambda server: Asked(verb, method=method, wipe=wipe)
 
@@ -104,7 +105,7 @@ def _did(server: Server) -> Event:
 
 VERBS: dict[str, Callable[[Server], Event]] = {
     **{str(verb): _ask(verb) for verb in Verb},
-    **{flow.name: _ask(flow.verb, clone=True) for flow in WORKFLOWS.values() if flow.clone},
+    **{flow.name: _ask(flow.verb, way=flow.way) for flow in WORKFLOWS.values() if flow.way},
     **{flow.name: _ask(flow.verb, True) for flow in WORKFLOWS.values() if flow.wipe},
     "maintenance on": lambda server: MaintenanceChanged(True),
     "maintenance off": lambda server: MaintenanceChanged(False),
@@ -142,12 +143,11 @@ def cell(server: Server, decision: Decision) -> str:
 def live(verb: str, begin: Server, proof: Proof = Proof.SSH, early: bool = False) -> Iterator[Server]:
     """Yield the server at each position of one undisturbed run, from the verb (or "release --wipe") to its end.
 
-    A server with volumes is deployed to iscsi. `early`: the first boot is heard before the boot device is flipped.
+    `early`: the first boot is heard before the boot device is flipped.
     """
     asked = VERBS[verb](begin)
     assert isinstance(asked, Asked)
-    asked = replace(asked, proof=proof, target=BootTarget.ISCSI if begin.volumes else asked.target)
-    server = decide(begin, asked, NOW).server
+    server = decide(begin, replace(asked, proof=proof), NOW).server
     while server.run is not None:
         step = workflow(server.run).step(server.run)
         if early and step.name == "flip":

@@ -13,8 +13,9 @@ Warning: a *do* step may be skipped only when its row names the signal that prov
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from baremetal.lifecycle.actions import (
     Action,
@@ -25,7 +26,17 @@ from baremetal.lifecycle.actions import (
     EnsurePower,
     EnsureVolume,
 )
-from baremetal.lifecycle.model import BootDevice, Method, PowerState, Proof, ProvisionState, Run, Signal, Verb
+from baremetal.lifecycle.model import (
+    BootDevice,
+    BootTarget,
+    Method,
+    PowerState,
+    Proof,
+    ProvisionState,
+    Run,
+    Signal,
+    Verb,
+)
 
 S = ProvisionState
 
@@ -83,6 +94,21 @@ class Errand:
         return self.started or self.complete
 
 
+class Way(StrEnum):
+    """Which of a verb's rows a run takes, where there are several; its value ends the row's name."""
+
+    DISK = ""
+    ISCSI = " to iscsi"
+    CLONE = " by clone"
+
+    @classmethod
+    def of(cls, method: Method | None, target: BootTarget) -> Way:
+        """Choose by how the system gets onto its target, and where that is."""
+        if method is Method.CLONE:
+            return cls.CLONE
+        return cls.ISCSI if method is not None and target is BootTarget.ISCSI else cls.DISK
+
+
 @dataclass(frozen=True, slots=True)
 class Workflow:
     """A verb's row. Where it fails to is the affair of the state it stands in (`fails_to`).
@@ -97,11 +123,11 @@ class Workflow:
     closing: tuple[Step, ...] = ()
     errand: Errand | None = None
     wipe: bool = False
-    clone: bool = False
+    way: Way = Way.DISK
 
     @property
     def name(self) -> str:
-        return f"{self.verb}{' --wipe' if self.wipe else ''}{' by clone' if self.clone else ''}"
+        return f"{self.verb}{' --wipe' if self.wipe else ''}{self.way}"
 
     def step(self, run: Run) -> Step:
         """Return the step that an open run stands at."""
@@ -163,14 +189,12 @@ WIPE = Errand("wipe", "the wipe", Signal.WIPE_STARTED, Signal.WIPE_COMPLETE, Sig
 INSPECTION = Errand("inspection", "the inspection", None, Signal.INSPECT_COMPLETE, Signal.INSPECT_FAILED)
 RESCUE = Errand("rescue", "the rescue system", None, Signal.RESCUE_STARTED, Signal.RESCUE_FAILED)
 
-# Only a server whose boot target is iscsi has a volume; for the others these steps are settled from the start.
 _VOLUME = Do("volume", EnsureVolume(), S.DEPLOYING, "volume_s")
 _PROOF = Do("proof", CheckLogin(), S.DEPLOYING, "proof_s", only_for=frozenset({Proof.SSH}))
-# The volume of the run before goes once this run's system is proven, and not a moment earlier.
+# The volume of the run before goes once this run's system is proven, and not a moment earlier; mostly there is none.
 _TIDY = Do("tidy", EnsureNoVolume(earlier=True), S.DEPLOYING, may_fail=True)
 
 _INSTALLING: tuple[Step, ...] = (
-    _VOLUME,
     *_netboot(INSTALL, S.DEPLOYING, S.WAIT_CALLBACK),
     Await("started", Signal.INSTALL_STARTED, "start_s", S.WAIT_CALLBACK),
     Await("complete", Signal.INSTALL_COMPLETE, "install_s", S.WAIT_CALLBACK),
@@ -195,7 +219,6 @@ _CLONING: tuple[Step, ...] = (
 _RELEASING: tuple[Step, ...] = (
     _off(S.DELETING),
     Do("clear", EnsureBootDevice(BootDevice.NONE), S.DELETING),
-    Do("volume", EnsureNoVolume(), S.DELETING),
 )
 
 
@@ -206,6 +229,14 @@ def _wiping(first: str) -> tuple[Step, ...]:
         Await("complete", Signal.WIPE_COMPLETE, "wipe_s", S.CLEAN_WAIT),
         _off(S.CLEANING, "end"),
     )
+
+
+def _deploying(steps: tuple[Step, ...], errand: Errand, way: Way) -> Iterator[Workflow]:
+    for verb, begins in (
+        (Verb.DEPLOY, frozenset({S.AVAILABLE, S.DEPLOY_FAILED})),
+        (Verb.REBUILD, frozenset({S.ACTIVE})),
+    ):
+        yield Workflow(verb, begins, steps, S.ACTIVE, closing=(_off(S.DEPLOYING),), errand=errand, way=way)
 
 
 _TAKEN = frozenset({S.ACTIVE, S.DEPLOY_FAILED, S.ERROR, S.RESCUE, S.RESCUE_FAILED, S.UNRESCUE_FAILED})
@@ -219,41 +250,16 @@ _ROWS = (
     ),
     Workflow(Verb.PROVIDE, frozenset({S.MANAGEABLE}), (), ends=S.AVAILABLE),
     Workflow(Verb.ADOPT, frozenset({S.MANAGEABLE}), (), ends=S.ACTIVE),
+    *_deploying(_INSTALLING, INSTALL, Way.DISK),
+    *_deploying((_VOLUME, *_INSTALLING), INSTALL, Way.ISCSI),
+    *_deploying(_CLONING, CLONE, Way.CLONE),
     Workflow(
-        Verb.DEPLOY,
-        begins=frozenset({S.AVAILABLE, S.DEPLOY_FAILED}),
-        steps=_INSTALLING,
-        ends=S.ACTIVE,
-        closing=(_off(S.DEPLOYING),),
-        errand=INSTALL,
+        Verb.RELEASE,
+        _TAKEN,
+        (*_RELEASING, Do("volume", EnsureNoVolume(), S.DELETING)),
+        ends=S.AVAILABLE,
+        closing=(_off(S.DELETING),),
     ),
-    Workflow(
-        Verb.REBUILD,
-        begins=frozenset({S.ACTIVE}),
-        steps=_INSTALLING,
-        ends=S.ACTIVE,
-        closing=(_off(S.DEPLOYING),),
-        errand=INSTALL,
-    ),
-    Workflow(
-        Verb.DEPLOY,
-        begins=frozenset({S.AVAILABLE, S.DEPLOY_FAILED}),
-        steps=_CLONING,
-        ends=S.ACTIVE,
-        closing=(_off(S.DEPLOYING),),
-        errand=CLONE,
-        clone=True,
-    ),
-    Workflow(
-        Verb.REBUILD,
-        begins=frozenset({S.ACTIVE}),
-        steps=_CLONING,
-        ends=S.ACTIVE,
-        closing=(_off(S.DEPLOYING),),
-        errand=CLONE,
-        clone=True,
-    ),
-    Workflow(Verb.RELEASE, _TAKEN, _RELEASING, ends=S.AVAILABLE, closing=(_off(S.DELETING),)),
     Workflow(
         Verb.INSPECT,
         begins=frozenset({S.MANAGEABLE, S.INSPECT_FAILED}),
@@ -302,7 +308,7 @@ _ROWS = (
     Workflow(
         Verb.RELEASE,
         begins=_TAKEN,
-        steps=(*_RELEASING, *_wiping("still off")),
+        steps=(*_RELEASING, *_wiping("still off"), Do("volume", EnsureNoVolume(), S.CLEANING)),
         ends=S.AVAILABLE,
         closing=(_off(S.DELETING), _off(S.CLEANING)),
         errand=WIPE,
@@ -310,19 +316,21 @@ _ROWS = (
     ),
 )
 
-WORKFLOWS: Mapping[tuple[Verb, bool, bool], Workflow] = {
-    (flow.verb, flow.wipe, flow.clone): flow for flow in _ROWS
+WORKFLOWS: Mapping[tuple[Verb, bool, Way], Workflow] = {
+    (flow.verb, flow.wipe, flow.way): flow for flow in _ROWS
 }
-"""Every row, by its verb, whether wiping is asked, and whether its system comes as a clone."""
+"""Every row, by its verb, whether wiping is asked, and its way."""
 METHODS: Mapping[Verb, frozenset[Method]] = {
     Verb.DEPLOY: frozenset(Method),
     Verb.REBUILD: frozenset(Method),
 }
 
 
-def row(verb: Verb, *, wipe: bool = False, method: Method | None = None) -> Workflow | None:
+def row(
+    verb: Verb, *, wipe: bool = False, method: Method | None = None, target: BootTarget = BootTarget.DISK
+) -> Workflow | None:
     """Return the row that a verb runs, None where there is none."""
-    return WORKFLOWS.get((verb, wipe, method is Method.CLONE))
+    return WORKFLOWS.get((verb, wipe, Way.of(method, target)))
 
 
 MOVING = frozenset(step.state for flow in _ROWS for step in (*flow.steps, *flow.closing))

@@ -8,11 +8,12 @@ Deliberately unknown: where the values come from.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from baremetal.errors import Invalid
 from baremetal.netboot.profile import Profile
+from baremetal.netboot.san import San
 from baremetal.netboot.variables import DEFAULTS, validate_variables
 
 _DEPTH = 8
@@ -65,7 +66,12 @@ class Context:
     proof_key: str = ""
     first_boot: bool = True
     inventory: Mapping[str, Any] = field(default_factory=dict)
+    san: San | None = None
     _made: dict[bool, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+
+    def with_volume(self, san: San) -> Context:
+        """Return it as it is for a machine whose system goes onto this volume."""
+        return replace(self, san=san, _made={})
 
     def values(self, *, secret: bool = True) -> dict[str, Any]:
         """Return the template's names and plain values; without `secret` there is no call-back URL in them."""
@@ -108,6 +114,7 @@ class Context:
             "proof_key": self.proof_key,
             "first_boot": self.first_boot,
             "inventory": {**_UNSEEN, **self.inventory},
+            "san": self.san.as_dict() if self.san is not None else None,
         }
         check_plain(values)
         return values
@@ -125,6 +132,7 @@ RESERVED = frozenset(
         "kernel_line",
         "cmdline",
         "inventory",
+        "san",
     )
 )
 # The names are there before the first inspection too, so that a template can ask {% if inventory.known %}.

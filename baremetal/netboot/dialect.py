@@ -15,7 +15,15 @@ from baremetal.netboot.context import Context
 from baremetal.netboot.lookup import By, Loader, Question
 from baremetal.netboot.menu import Menu
 from baremetal.netboot.render import render_install_script
-from baremetal.netboot.scripts import DEFAULT, LocalBoot, boot_script, local_boot_script, wait_script
+from baremetal.netboot.san import San
+from baremetal.netboot.scripts import (
+    DEFAULT,
+    LocalBoot,
+    boot_script,
+    local_boot_script,
+    san_script,
+    wait_script,
+)
 from baremetal.netboot.templates import Frozen
 
 
@@ -105,6 +113,13 @@ def local_text(manner: Manner, reason: str, menu: Menu | None = None) -> str:
             return grub.local_config(reason, manner.local, menu)
         case _:
             return pxelinux.local_config(reason, manner.local, menu)
+
+
+def san_text(manner: Manner, san: San, reason: str, base: str, menu: Menu | None = None) -> str:
+    """Send a machine to its volume. Loaders that know no iSCSI can only leave it where it is, and say so."""
+    if manner.loader is Loader.IPXE:
+        return san_script(san, reason, base, menu)
+    return local_text(manner, f"{reason}; only iPXE can, and this is {manner.loader}")
 
 
 def wait_text(loader: Loader, base: str, key: str, *, own: bool) -> str:

@@ -24,6 +24,7 @@ class Family(StrEnum):
     """Which installer reads the answer file, and so how the kernel is told where it is.
 
     RAMDISK is none: a small system that fetches one shell script and runs it (`bm.script=URL` on its command line).
+    NOCLOUD is none either: a clone's first boot reads its files from a seed beside its volume (cloud-init's NoCloud).
     """
 
     KICKSTART = "kickstart"
@@ -35,6 +36,7 @@ class Family(StrEnum):
     WINDOWS = "windows"
     IGNITION = "ignition"
     IMAGE = "image"
+    NOCLOUD = "nocloud"
 
 
 # The file an installer asks for first, and the further ones that the family's shipped templates fetch themselves.
@@ -48,6 +50,7 @@ MAIN_FILE: Final[Mapping[Family, str]] = {
     Family.IGNITION: "config.ign",
     Family.IMAGE: "run.sh",
     Family.RAMDISK: "run.sh",
+    Family.NOCLOUD: "user-data",
 }
 MORE_FILES: Final[Mapping[Family, Mapping[str, str]]] = {
     Family.PRESEED: {"early.sh": "preseed/early.sh.j2"},
@@ -63,6 +66,7 @@ MORE_FILES: Final[Mapping[Family, Mapping[str, str]]] = {
         "install.bat": "windows/install.bat.j2",
         "SetupComplete.cmd": "windows/setupcomplete.cmd.j2",
     },
+    Family.NOCLOUD: {"meta-data": "nocloud/meta-data.yaml.j2"},
     Family.IGNITION: {"install.sh": "ignition/install.sh.j2", "target.ign": "ignition/target.ign.j2"},
 }
 # What is booted beside, or instead of, a kernel and an initrd; as the installation media of the family have it.
@@ -73,14 +77,14 @@ MEDIA_FILES: Final[Mapping[Family, tuple[str, ...]]] = {
 # Installers that cannot ask for go: their boot script is served once, and that serving is the go (promises I3).
 SILENT: Final = frozenset({Family.ESXI, Family.WINDOWS})
 _OWN_SCRIPT: Final = frozenset({Family.ESXI, Family.WINDOWS})
-_WITHOUT_KERNEL: Final = frozenset({Family.ESXI})
+_WITHOUT_KERNEL: Final = frozenset({Family.ESXI, Family.NOCLOUD})
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
     """What to install. `kernel` and `initrd` are paths under the profile's media; `kernel_args` is a template too.
 
-    ESXi has neither (its own loader reads boot.cfg); for Windows they are wimboot and boot.wim.
+    ESXi has neither (its own loader reads boot.cfg), nor has a clone; for Windows they are wimboot and boot.wim.
     """
 
     name: str
@@ -125,6 +129,11 @@ class Profile:
     def needs_ipxe(self) -> bool:
         """Whether only iPXE can start it: what ESXi and Windows boot is no kernel with an initrd."""
         return self.family in _OWN_SCRIPT
+
+    @property
+    def has_script(self) -> bool:
+        """Whether anything of ours is booted to get the system onto its target."""
+        return self.family is not Family.NOCLOUD
 
     @property
     def install_script(self) -> str:

@@ -1,4 +1,4 @@
-"""The iPXE scripts that belong to no run: the constant first one, local boot, and "wait, we cannot answer".
+"""The iPXE scripts that belong to no run: the constant first one, local boot, SAN boot, "wait, we cannot answer".
 
 Owns their parameters. They are rendered from the shipped loaders once per set of arguments and kept, for they must
 be servable when nothing else works. Deliberately unknown: who asks, and why; the reason comes in words.
@@ -14,6 +14,7 @@ from typing import Any
 
 from baremetal.netboot.menu import Menu
 from baremetal.netboot.render import render_set
+from baremetal.netboot.san import San
 from baremetal.netboot.templates import Frozen, Templates, collect
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9 ()'.,:/_-]+")
@@ -69,10 +70,20 @@ def local_boot_script(reason: str, how: LocalBoot = DEFAULT, menu: Menu | None =
     return shipped("localboot.ipxe", **local_values(reason, how, menu))
 
 
+@lru_cache(maxsize=512)
+def san_script(san: San, reason: str, base: str, menu: Menu | None = None) -> str:
+    """Return the script that boots a machine from its volume, and from nothing else (promises I7)."""
+    told = {"reason": _words(reason), "menu": menu and menu.as_dict(), "san": san.as_dict()}
+    return shipped("san.ipxe", base=base.rstrip("/"), tries=6, pause_s=5, **told)
+
+
 def local_values(reason: str, how: LocalBoot, menu: Menu | None) -> dict[str, Any]:
     """Lay out what every loader's template of local boot is told. The reason becomes plain words."""
-    words = " ".join(_UNSAFE.sub(" ", reason).split()) or "local boot"
-    return {"reason": words, "local_boot": how.as_dict(), "menu": menu and menu.as_dict()}
+    return {"reason": _words(reason), "local_boot": how.as_dict(), "menu": menu and menu.as_dict()}
+
+
+def _words(reason: str) -> str:
+    return " ".join(_UNSAFE.sub(" ", reason).split()) or "local boot"
 
 
 def shipped(template: str, **values: Any) -> str:

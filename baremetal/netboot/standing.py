@@ -87,6 +87,8 @@ def digest_of(profile: Profile, frozen: Frozen, kind: str) -> str:
     for variables in samples(profile.family):
         context = sample_context(profile, **{**variables, **profile.variables})
         if kind == "script":
+            if not profile.has_script:
+                continue
             hashed.update(render_install_script(frozen, context).encode())
             continue
         for file in sorted(frozen.files):

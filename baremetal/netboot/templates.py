@@ -101,9 +101,11 @@ class Frozen:
 
 def freeze(profile: Profile, templates: Templates) -> Frozen:
     """Collect a profile's templates and everything they include. Raises Invalid with file and line."""
-    texts: dict[str, str] = {KERNEL_ARGS: profile.kernel_args}
-    starts = (COMMAND_LINE, profile.install_script) if profile.needs_ipxe else LOADERS
-    for name in (KERNEL_ARGS, *starts, *profile.answer_files.values()):
+    texts: dict[str, str] = {KERNEL_ARGS: profile.kernel_args} if profile.has_script else {}
+    starts: tuple[str, ...] = (COMMAND_LINE, profile.install_script) if profile.needs_ipxe else LOADERS
+    if not profile.has_script:
+        starts = ()
+    for name in (*texts, *starts, *profile.answer_files.values()):
         collect(name, templates, texts)
     return Frozen(profile.answer_files, texts)
 

@@ -38,7 +38,11 @@ _LINTED_KEPT = 64
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A profile with what the lifecycle needs to run it. `media` names a folder below the media directory."""
+    """A profile with what the lifecycle needs to run it. `media` names a folder below the media directory.
+
+    `storage`, `golden` and `volume_size`: where its volumes are made, of which golden image, how large; "" where a
+    deploy says it, or there is but one.
+    """
 
     profile: Profile
     media: str
@@ -46,6 +50,9 @@ class Offer:
     arch: str = "x86_64"
     method: Method = Method.INSTALLER
     target: BootTarget = BootTarget.DISK
+    storage: str = ""
+    golden: str = ""
+    volume_size: str = ""
     proof: Proof = Proof.SSH
     reboots: bool = False
     budgets: Budgets = field(default_factory=Budgets)
@@ -152,7 +159,7 @@ class Profiles:
             server=server,
             templates=freeze(offer.profile, self._templates),
             asked=dict(asked),
-            first_boot=offer.proof is not Proof.NONE,
+            first_boot=offer.proof is not Proof.NONE or not offer.profile.has_script,
             inventory=dict(inventory or {}),
         )
 

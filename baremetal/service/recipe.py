@@ -19,6 +19,7 @@ from baremetal.netboot.dialect import FILE_NAMES, Manner, install_text
 from baremetal.netboot.menu import menu_for
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.render import render_answer
+from baremetal.netboot.san import San
 from baremetal.netboot.templates import Frozen
 from baremetal.netboot.tokens import MASKED, Purpose, TokenMint
 from baremetal.store.runs import Runs
@@ -29,7 +30,10 @@ BY_IPXE = Manner()
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The frozen inputs of a run's boot script and answer files. `asked` are the deploy's own variables."""
+    """The frozen inputs of a run's boot script and answer files. `asked` are the deploy's own variables.
+
+    `volume`: which one it is to make, where its boot target is iscsi (`service/storage/volumes.py`).
+    """
 
     profile: Profile
     media: str
@@ -39,6 +43,7 @@ class Recipe:
     asked: Mapping[str, Any] = field(default_factory=dict)
     first_boot: bool = True
     inventory: Mapping[str, Any] = field(default_factory=dict)
+    volume: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For the run's record, as JSON."""
@@ -51,6 +56,7 @@ class Recipe:
             "asked": dict(self.asked),
             "first_boot": self.first_boot,
             "inventory": dict(self.inventory),
+            "volume": dict(self.volume),
         }
 
     @classmethod
@@ -70,6 +76,7 @@ class Recipe:
             asked=frozen["asked"],
             first_boot=frozen["first_boot"],
             inventory=frozen.get("inventory", {}),
+            volume=frozen.get("volume", {}),
         )
 
     def context(self, run: int, base: str, proof_key: str, fetch: str, callback: str) -> Context:
@@ -134,18 +141,38 @@ class Kitchen:
             key, Recipe.from_dict(store.frozen(server_id, number))
         )
 
-    def script(self, recipe: Recipe, server_id: str, run: int, base: str, manner: Manner = BY_IPXE) -> str:
-        """Render what starts the installer, in the loader's language. Raises Invalid BM203, BM204."""
-        return _install(recipe, self._context(recipe, server_id, run, base), manner)
+    def script(
+        self,
+        recipe: Recipe,
+        server_id: str,
+        run: int,
+        base: str,
+        manner: Manner = BY_IPXE,
+        san: San | None = None,
+    ) -> str:
+        """Render what starts the installer, in the loader's language. Raises Invalid BM203, BM204.
+
+        `san`: the volume that it is to install onto.
+        """
+        context = self._context(recipe, server_id, run, base)
+        if san is not None:
+            context = context.with_volume(san)
+        return _install(recipe, context, manner)
 
     def answer(self, recipe: Recipe, server_id: str, run: int, file: str, base: str) -> str:
         """Render one answer file. Raises KeyError for a file that the profile has not, Invalid BM203, BM204."""
         return render_answer(recipe.templates, file, self._context(recipe, server_id, run, base))
 
-    def preview(self, recipe: Recipe, run: int, base: str, manner: Manner = BY_IPXE) -> list[dict[str, str]]:
+    def preview(
+        self, recipe: Recipe, run: int, base: str, manner: Manner = BY_IPXE, san: San | None = None
+    ) -> list[dict[str, str]]:
         """Render everything with masked tokens: what a person may see. Raises Invalid BM203, BM204."""
         context = recipe.context(run, base, self.proof_key, MASKED, MASKED)
-        files = [{"name": FILE_NAMES[manner.loader], "text": _install(recipe, context, manner)}]
+        if san is not None:
+            context = context.with_volume(san.masked())
+        files = []
+        if recipe.profile.has_script:
+            files.append({"name": FILE_NAMES[manner.loader], "text": _install(recipe, context, manner)})
         files += [
             {"name": name, "text": render_answer(recipe.templates, name, context)}
             for name in recipe.profile.answer_files

@@ -70,11 +70,16 @@ class StorageHost:
             luns.append(Lun(first + 1, self.keeper.seed_path(wanted.name), writable=False))
         return Target(door.target, (door.initiator,), tuple(luns), door.chap)
 
-    def release(self, target: str, volumes: Sequence[tuple[str, Tag]], permit: Permit) -> bool:
-        """Take a target and the volumes behind it away; return whether there was any. Raises StorageError."""
+    def release(
+        self, target: str, volumes: Sequence[tuple[str, Tag]], permit: Permit, known: Sequence[str] = ()
+    ) -> bool:
+        """Take a target and these volumes behind it away; return whether there was any. Raises StorageError.
+
+        `known`: names of volumes that it may show, and that stay.
+        """
         with self.locked():
             permit()
-            there = self.portal.withdraw(target, self._paths([name for name, _ in volumes]))
+            there = self.portal.withdraw(target, self._paths([*known, *(name for name, _ in volumes)]))
             return self._remove(volumes, permit) or there
 
     def drop(self, volumes: Sequence[tuple[str, Tag]], permit: Permit) -> bool:

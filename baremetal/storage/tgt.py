@@ -38,10 +38,7 @@ class Tgt:
 
     shell: Shell
     socket: str = SOCKET
-
-    @property
-    def first_lun(self) -> int:
-        return 1
+    first_lun: int = 1
 
     def check(self) -> str:
         done = self._tgtadm("system", "show")

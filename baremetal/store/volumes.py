@@ -115,6 +115,11 @@ class Volumes(Part):
         with self._db.write() as connection:
             connection.execute(delete(VOLUMES).where(_V.id == volume_id))
 
+    def note_volume(self, volume: VolumeRecord, note: str, at: datetime, by: str) -> None:
+        """Write into the history what an operator had done to a volume."""
+        with self._db.write() as connection:
+            audit(connection, at, volume.server_id, "", f"{note} on {volume.storage}", by=by)
+
     # -- doors --
 
     def door(self, server_id: str) -> DoorRecord | None:

@@ -27,10 +27,13 @@ from baremetal.service.profiles import Profiles
 from baremetal.service.servers import roster
 from baremetal.service.servers.power import Power
 from baremetal.service.servers.servers import Enrolment, ServerChange, Servers
+from baremetal.service.storage.goldens import Goldens
+from baremetal.service.storage.hosts import Hosts
 from baremetal.service.timeline import Timeline
 from baremetal.service.tokens import Role, Tokens
 from baremetal.web import shapes
 from baremetal.web.auth import allows, open_to_all, who
+from baremetal.web.storage import add_storage
 
 T = TypeVar("T")
 
@@ -47,6 +50,8 @@ class Services:
     doctor: Doctor
     timeline: Timeline
     tokens: Tokens
+    storage: Hosts
+    goldens: Goldens
     bmc: Executor
 
 
@@ -59,6 +64,7 @@ def add_routes(app: FastAPI, services: Services) -> None:
     _add_events(app, services)
     _add_profiles(app, services)
     _add_tokens(app, services)
+    add_storage(app, services.storage, services.goldens, services.bmc)
 
 
 async def _aside(services: Services, call: Callable[[], T]) -> T:

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from baremetal import errors
-from baremetal.errors import BaremetalError, BmcError, BmcErrorKind
+from baremetal.errors import BaremetalError, BmcError, BmcErrorKind, StorageErrorKind
 from baremetal.telemetry import logger, redact_text
 
 log = logger(__name__)
@@ -27,11 +27,20 @@ _STATUS: tuple[tuple[type[BaremetalError], int], ...] = (
 )
 _LATE = {BmcErrorKind.UNREACHABLE, BmcErrorKind.DEADLINE, BmcErrorKind.BREAKER}
 
+_STORAGE = {
+    StorageErrorKind.UNREACHABLE: 504,
+    StorageErrorKind.CLASH: 409,
+    StorageErrorKind.SETTINGS: 409,
+    StorageErrorKind.IN_USE: 409,
+}
+
 
 def status_of(error: BaremetalError) -> int:
     """Return the HTTP status that this error is answered with."""
     if isinstance(error, BmcError):
         return 504 if error.kind in _LATE else 502
+    if isinstance(error, errors.StorageError):
+        return _STORAGE.get(error.kind, 502)
     if isinstance(error, errors.NotAuthorised):
         return 403 if error.code == "BM603" else 401
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)

@@ -26,7 +26,7 @@ from baremetal.errors import BaremetalError, BmcError, BmcErrorKind, LoginError,
 from baremetal.lifecycle.decision import Decision
 from baremetal.lifecycle.events import Asked, Event, MaintenanceChanged
 from baremetal.lifecycle.model import Server, Signal
-from baremetal.lifecycle.workflows import INSPECTION, INSTALL, RESCUE, WIPE, WORKFLOWS, Errand
+from baremetal.lifecycle.workflows import INSPECTION, INSTALL, RESCUE, WIPE, Errand, row
 from baremetal.netboot.context import ServerFacts, merge_variables
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.templates import Frozen, Templates, freeze
@@ -278,7 +278,7 @@ class World:
         begin = None
         if isinstance(event, Asked):
             self.watch.asked(event)
-            flow = WORKFLOWS.get((event.verb, event.wipe))
+            flow = row(event.verb, wipe=event.wipe, method=event.method, target=event.target)
             if flow is not None and flow.errand is not None:
                 begin = self.begin(flow.errand)
         try:

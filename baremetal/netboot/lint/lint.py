@@ -86,8 +86,9 @@ def lint_profile(
             found.append(failure)
         elif context is not None:
             found += _check(profile, texts, release)
-            found += kernel_rules(render_command_line(frozen, context), profile.family, release)
-            found += check_ipxe(render_install_script(frozen, context), "install.ipxe")
+            if profile.has_script:
+                found += kernel_rules(render_command_line(frozen, context), profile.family, release)
+                found += check_ipxe(render_install_script(frozen, context), "install.ipxe")
     return list(dict.fromkeys(found))
 
 
@@ -97,7 +98,8 @@ def _rendered(
     for sample in samples(profile.family):
         try:
             context = sample_context(profile, **{**sample, **profile.variables, **variables})
-            render_install_script(frozen, context)
+            if profile.has_script:
+                render_install_script(frozen, context)
             yield context, {file: render_answer(frozen, file, context) for file in frozen.files}, None
         except Invalid as error:
             yield None, {}, Finding.of(error, profile.template)
@@ -142,6 +144,10 @@ def _check(profile: Profile, texts: dict[str, str], release: int) -> Iterator[Fi
             yield from _asks(others, main)
         case Family.IMAGE:
             yield from _asks(texts, main)
+        case Family.NOCLOUD:
+            yield from signal_rules(texts.values(), main, ("first-boot",))
+            if text.startswith("#!"):
+                yield from check_shell(text, main)
         case Family.RAMDISK:
             yield from ramdisk_rules(text, main)
     for file, body in texts.items():

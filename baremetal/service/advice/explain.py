@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from baremetal.errors import BaremetalError, Invalid, Unknown
-from baremetal.lifecycle.model import Run, Server
+from baremetal.lifecycle.model import BootTarget, Run, Server
 from baremetal.lifecycle.moves import current_step, owed
 from baremetal.lifecycle.windows import errand
 from baremetal.lifecycle.workflows import Await, Do
@@ -21,10 +21,11 @@ from baremetal.netboot.variables import normal_mac
 from baremetal.service.advice.paths import Guide, ways
 from baremetal.service.advice.segments import Segments
 from baremetal.service.boot.machine import machine_uuid
+from baremetal.service.boot.sans import Sans
 from baremetal.service.deploys.errands import PROFILES
 from baremetal.service.media.loaders import Loaders
 from baremetal.service.recipe import Kitchen
-from baremetal.service.servers.manner import local_script, manner_of
+from baremetal.service.servers.manner import local_script, manner_of, volume_script
 from baremetal.service.servers.servers import find
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
@@ -32,6 +33,10 @@ from baremetal.store.store import Store
 _STAYS_ON = ("the BMC accepts power off and does not do it", "somebody else holds the server's power on")
 _STAYS_OFF = ("the BMC accepts power on and does not do it", "a fuse or power supply")
 _CAUSES = {
+    "volume": (
+        "the storage host does not answer, or is full: look with `baremetal storage show NAME`",
+        "a copy of a large golden image takes long where the storage host makes no snapshots",
+    ),
     "check": (
         "the BMC's address is wrong or its network is down: try `baremetal power status NAME`",
         "IPMI over LAN is switched off in the BMC's settings",
@@ -92,11 +97,13 @@ class Explain:
         kitchen: Kitchen,
         loaders: Loaders,
         segments: Segments,
+        sans: Sans,
         *,
         now: Callable[[], datetime],
     ) -> None:
         self._loaders = loaders
         self._segments = segments
+        self._sans = sans
         self._store = store
         self._kitchen = kitchen
         self._now = now
@@ -159,6 +166,14 @@ class Explain:
                 return self._kitchen.preview(recipe, answer.run, base, manner)[0]["text"]
             except BaremetalError as error:
                 return local_script(record, f"boot script could not be rendered: {error}", loader)
+        if record is not None and isinstance(answer, TargetBoot) and answer.target is BootTarget.ISCSI:
+            base = self._segments.base(record.facts.ip)
+            try:
+                san = self._sans.of(record)
+            except BaremetalError as error:
+                return local_script(record, f"its volume could not be found: {error}", loader)
+            if san is not None:
+                return volume_script(record, san.masked(), answer.reason, base, loader)
         return local_script(record, answer.reason, loader)
 
     def _run(self, life: Server) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from baremetal.errors import BaremetalError, Unavailable, Unknown
 from baremetal.failpoints import failpoints
 from baremetal.lifecycle.decision import Decision, Outcome, Reply
 from baremetal.lifecycle.events import Heard
-from baremetal.lifecycle.model import Signal
+from baremetal.lifecycle.model import Method, Signal
 from baremetal.lifecycle.windows import tokens_live, window_run
 from baremetal.netboot.tokens import Purpose
 from baremetal.service.boot.news import News, mismatch
@@ -128,8 +128,10 @@ class Callbacks(Part):
             stage=news.stage,
             message=news.text,
         )
+        run = record.life.run
+        facts = news.facts(signal, clone=run is not None and run.method is Method.CLONE)
         try:
-            decision = self._engine.submit(record.id, event, facts=news.facts(signal), known=record)
+            decision = self._engine.submit(record.id, event, facts=facts, known=record)
         except Unknown:
             return Word.GONE
         if news.log and decision.outcome is Outcome.CHANGED:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baremetal.lifecycle.model import Run
+from baremetal.lifecycle.model import BootTarget, Run
 from baremetal.lifecycle.windows import is_writing
-from baremetal.netboot.answer import BootAnswer, Install, choose_answer
+from baremetal.netboot.answer import BootAnswer, Install, TargetBoot, choose_answer
 from baremetal.netboot.lookup import By, swap_uuid
 from baremetal.service.boot.machine import Machine
 from baremetal.store.records import ServerRecord
@@ -50,9 +50,13 @@ def weigh(machine: Machine, record: ServerRecord | None) -> Look:
     answer = choose_answer(record.life if record is not None else None)
     if record is None:
         return Look(machine, None, answer, found=not machine.goes_on)
-    commits = isinstance(answer, Install) or _writing(record.life.run)
-    if commits and machine.asked is not None and machine.asked.by is By.ADDRESS:
-        # A lease proves nothing: whoever has another machine's address starts no installer, and ends none.
+    volume = isinstance(answer, TargetBoot) and answer.target is BootTarget.ISCSI
+    # the first script of a clone's run is the evidence that its machine netboots
+    commits = (
+        isinstance(answer, Install) or _writing(record.life.run) or (volume and record.life.run is not None)
+    )
+    if (commits or volume) and machine.asked is not None and machine.asked.by is By.ADDRESS:
+        # A lease proves nothing: whoever has another machine's address starts no installer, ends none, has no volume.
         return Look(machine, record, answer, found=False)
     return Look(machine, record, answer, commits=commits)
 

@@ -63,8 +63,11 @@ class News:
         """The disks as a wipe names them: each by its name and, where it has one, its serial number."""
         return tuple(f"{disk.name} {disk.serial}".strip() for disk in self.disks)
 
-    def facts(self, signal: Signal) -> dict[str, Any]:
-        """What goes to the run's record with this signal; empty fields never overwrite what is known."""
+    def facts(self, signal: Signal, *, clone: bool = False) -> dict[str, Any]:
+        """What goes to the run's record with this signal; empty fields never overwrite what is known.
+
+        `clone`: no installer has spoken before this system's first boot.
+        """
         match signal:
             case Signal.INSTALL_STARTED:
                 found: dict[str, Any] = {"boot_id": self.boot_id, "disk": self.disk, "disks": self.disks}
@@ -77,6 +80,8 @@ class News:
             case Signal.FIRST_BOOT:
                 # The host keys were pinned when the installer reported them; a later word does not change them.
                 found = {"addresses": self.addresses}
+                if clone:
+                    found["ssh_host_keys"] = self.ssh_host_keys
             case _:
                 found = {}
         if "disks" in found:

@@ -14,6 +14,7 @@ from baremetal.lifecycle.model import Fetch, Run
 from baremetal.netboot.tokens import mask_tokens
 from baremetal.service.boot.repeats import Repeats, Waits
 from baremetal.service.boot.requests import FileRequest, FileRequests
+from baremetal.service.boot.sans import Sans
 from baremetal.service.boot.strangers import Strangers
 from baremetal.service.recipe import Kitchen, Recipe
 from baremetal.store.records import ServerRecord
@@ -37,6 +38,7 @@ class Part:
         *,
         now: Callable[[], datetime],
         strict_source: bool = False,
+        sans: Sans | None = None,
     ) -> None:
         self._store = store
         self._engine = engine
@@ -44,6 +46,7 @@ class Part:
         self._kitchen = kitchen
         self._now = now
         self._strict = strict_source
+        self._sans = sans or Sans(store, lambda _: None)
         self._noted: dict[tuple[str, int | None, str], datetime] = {}
         self._requests = FileRequests(self._note_file, now)
         self.strangers = Strangers(store, now)

@@ -17,15 +17,16 @@ from baremetal.errors import BaremetalError, Unavailable, Unknown
 from baremetal.failpoints import failpoints
 from baremetal.lifecycle.decision import Reply
 from baremetal.lifecycle.events import Fetched
-from baremetal.lifecycle.model import Fetch
-from baremetal.netboot.answer import Install
+from baremetal.lifecycle.model import BootTarget, Fetch
+from baremetal.netboot.answer import Install, TargetBoot
 from baremetal.netboot.dialect import constant, wait_text
 from baremetal.netboot.lookup import By, Loader
 from baremetal.service.boot.looks import Look, find_machine, weigh
 from baremetal.service.boot.machine import Machine
 from baremetal.service.boot.part import Part
 from baremetal.service.boot.strangers import Way
-from baremetal.service.servers.manner import local_script, manner_of
+from baremetal.service.servers.manner import local_script, manner_of, volume_script
+from baremetal.store.records import ServerRecord
 
 log = telemetry.logger(__name__)
 
@@ -70,6 +71,15 @@ class Scripts(Part):
             record = find_machine(self._store, machine)
         except Unavailable as error:
             log.warning("a boot request could not be answered", address=machine.address, error=str(error))
+            if (known := self._sans.recall(machine)) is not None:
+                record, san = known
+                reason = "active: boots its own volume"
+                return Look(
+                    machine,
+                    record,
+                    None,
+                    text=volume_script(record, san, reason, machine.base, machine.loader),
+                )
             # A loader that has not asked by its MAC yet does so next, and can be told to wait then.
             return Look(machine, None, None, found=not machine.goes_on or bool(machine.mac))
         look = weigh(machine, record)
@@ -99,6 +109,9 @@ class Scripts(Part):
         if look.answer is None:
             telemetry.BOOT_ANSWERS.labels(str(machine.loader), "wait").inc()
             return self._wait(machine)
+        if isinstance(look.answer, TargetBoot) and look.answer.target is BootTarget.ISCSI:
+            assert look.record is not None
+            return self._volume_script(look.record, look.answer.reason, machine)
         if look.record is not None:
             run = look.record.life.run
             self._seen(
@@ -112,6 +125,21 @@ class Scripts(Part):
         told = "local" if look.record is not None else "unknown"
         telemetry.BOOT_ANSWERS.labels(str(machine.loader), told).inc()
         return local_script(look.record, look.answer.reason, machine.loader)
+
+    def _volume_script(self, record: ServerRecord, reason: str, machine: Machine) -> str:
+        """Send a diskless machine to its volume; what cannot be found just now is waited for (promises I7)."""
+        try:
+            san = self._sans.of(record)
+        except Unavailable:
+            san = None
+        if san is None:
+            telemetry.BOOT_ANSWERS.labels(str(machine.loader), "wait").inc()
+            return self._wait(machine)
+        run = record.life.run
+        note = f"sent to its volume {san.uri}: {reason}"
+        self._seen(record, run.number if run is not None else None, "script", note, address=machine.address)
+        telemetry.BOOT_ANSWERS.labels(str(machine.loader), "volume").inc()
+        return volume_script(record, san, reason, machine.base, machine.loader)
 
     def settle(self, looks: Sequence[Look]) -> list[str]:
         """Commit what serving these machines means for their runs, in one transaction; give each its script.
@@ -143,12 +171,16 @@ class Scripts(Part):
         """Render an installer's script, or say what is told instead; nothing for a machine that hears no installer."""
         record, answer = look.record, look.answer
         assert record is not None
+        if isinstance(answer, TargetBoot) and answer.target is BootTarget.ISCSI:
+            return Served(self._volume_script(record, answer.reason, look.machine))
         if not isinstance(answer, Install):
             return Served("")
         try:
             recipe = self._recipe(record.id, answer.run)
             manner = manner_of(record, look.machine.loader, look.machine.mac)
-            return Served(self._kitchen.script(recipe, record.id, answer.run, look.machine.base, manner))
+            san = self._sans.of(record) if recipe.volume else None
+            told = self._kitchen.script(recipe, record.id, answer.run, look.machine.base, manner, san)
+            return Served(told)
         except Unavailable:
             return Served(self._wait(look.machine), final=True)
         except BaremetalError as error:
@@ -176,6 +208,8 @@ class Scripts(Part):
             and run is not None
             and now.number == run.number
         ):
+            if isinstance(look.answer, TargetBoot):
+                return served.text
             # only once it is committed: what is kept is served again without a commit
             self._store.after_commit(partial(self._served, record.id, look.machine, now.number, served.text))
             return served.text

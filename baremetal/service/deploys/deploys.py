@@ -7,13 +7,14 @@ Deliberately unknown: what the verbs do (`lifecycle`) and how it is done (`engin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from baremetal.engine.engine import Begin, Engine
 from baremetal.errors import BaremetalError, Invalid, Refused
 from baremetal.failpoints import failpoints
+from baremetal.lifecycle.actions import EnsureNoVolume
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Asked
@@ -29,21 +30,21 @@ from baremetal.lifecycle.model import (
     Verb,
 )
 from baremetal.lifecycle.windows import errand
-from baremetal.lifecycle.workflows import WORKFLOWS, Await, Do
+from baremetal.lifecycle.workflows import Await, Do, row
 from baremetal.netboot.context import ServerFacts
 from baremetal.netboot.lookup import Loader
 from baremetal.netboot.profile import Family
 from baremetal.netboot.selector import parse_selector
 from baremetal.service import views
 from baremetal.service.deploys.admission import Admission, Place
-from baremetal.service.deploys.errands import Errands
+from baremetal.service.deploys.errands import Errands, flip_of
 from baremetal.service.deploys.pairing import Pairing
 from baremetal.service.profiles import Offer, Profiles
 from baremetal.service.recipe import Kitchen, Recipe
-from baremetal.service.servers.enrolment import quirk
 from baremetal.service.servers.hardware import Hardware
 from baremetal.service.servers.inventory import for_templates
 from baremetal.service.servers.manner import manner_of
+from baremetal.service.storage.volumes import Volumes
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 
@@ -89,10 +90,12 @@ class Deploys:
         base_for: Callable[[str], str],
         now: Callable[[], datetime],
         pairing: Pairing | None = None,
+        volumes: Volumes | None = None,
         budgets: Budgets | None = None,
         limits: Limits | None = None,
     ) -> None:
         self._pairing = pairing
+        self._volumes = volumes
         self._store = store
         self._engine = engine
         self._budgets = budgets or Budgets()
@@ -177,13 +180,22 @@ class Deploys:
         offer, asked_vars = self._offer(record, order, verb)
         asked = _asked(record, order, verb, by, offer)
         self._check_state(record, asked)
-        recipe = self._recipe(record, offer, asked_vars)
+        recipe = self._with_volume(record, offer, asked, self._recipe(record, offer, asked_vars))
         problems = self._profiles.check(recipe, record.life.runs + 1)
         if problems:
             problems[0].server = problems[0].server or record.life.name
             raise problems[0]
         self._check_boot(record, offer)
         return _Ready(record, asked, Begin(profile=offer.name, frozen=recipe.as_dict() | {"by": by}))
+
+    def _with_volume(self, record: ServerRecord, offer: Offer, asked: Asked, recipe: Recipe) -> Recipe:
+        """Freeze which volume a run is to make, where it is to make one. Raises Invalid, Unknown."""
+        if asked.target is not BootTarget.ISCSI:
+            return recipe
+        assert self._volumes is not None
+        assert asked.method is not None
+        plan = self._volumes.plan(record, offer, asked.method, recipe.variables)
+        return replace(recipe, volume=plan.as_dict())
 
     def _check_boot(self, record: ServerRecord, offer: Offer) -> None:
         """Make sure that the server can start what the profile boots. Raises MediaMissing BM202, Invalid BM307."""
@@ -277,7 +289,7 @@ class Deploys:
         files: list[dict[str, str]] = []
         variables: dict[str, Any] = {}
         try:
-            recipe = self._recipe(record, offer, asked_vars)
+            recipe = self._with_volume(record, offer, asked, self._recipe(record, offer, asked_vars))
             variables = dict(recipe.variables)
             problems += self._profiles.check(recipe, record.life.runs + 1)
             files = self._kitchen.preview(recipe, record.life.runs + 1, self._base_for(record.facts.ip))
@@ -362,10 +374,17 @@ def _asked(record: ServerRecord, order: Order, verb: Verb, by: str, offer: Offer
     method = order.method or str(offer.method)
     if method not in tuple(Method):
         raise Invalid(f"no method {method[:32]!r}", variable="method", fix=f"use {' or '.join(Method)}")
-    target = order.boot_target or str(offer.target)
+    target = order.boot_target or (record.facts.boot_target if record.facts.boot_target != "disk" else "")
+    target = target or str(offer.target)
     if target not in tuple(BootTarget):
         raise Invalid(
             f"no boot target {target[:32]!r}", variable="boot_target", fix=f"use {' or '.join(BootTarget)}"
+        )
+    if method == Method.CLONE and target != BootTarget.ISCSI:
+        raise Invalid(
+            f"profile {offer.name} is a clone of a golden image, and a clone boots from its volume",
+            variable="boot_target",
+            fix="leave --boot-target out, or say iscsi",
         )
     return Asked(
         verb,
@@ -376,7 +395,7 @@ def _asked(record: ServerRecord, order: Order, verb: Verb, by: str, offer: Offer
         proof=offer.proof,
         reboots=offer.reboots,
         asks_go=offer.profile.asks_go,
-        flip=BootDevice.NONE if quirk(record.facts, "flip") == "none" else BootDevice.DISK,
+        flip=flip_of(record, BootTarget(target)),
         budgets=offer.budgets,
         limits=offer.limits,
     )
@@ -388,12 +407,15 @@ def _raise_refusal(record: ServerRecord, decision: Decision) -> None:
 
 
 def _steps(asked: Asked) -> list[dict[str, Any]]:
-    flow = WORKFLOWS[asked.verb, asked.wipe]
+    flow = row(asked.verb, wipe=asked.wipe, method=asked.method, target=asked.target)
+    assert flow is not None
     steps = []
     for step in flow.steps:
         if step.only_for is not None and asked.proof not in step.only_for:
             continue
         if isinstance(step, Do):
+            if isinstance(step.action, EnsureNoVolume) and asked.target is not BootTarget.ISCSI:
+                continue
             once = asked.flip is BootDevice.NONE
             flip = "boot device cleared" if once else f"boot device {asked.flip}, persistent"
             what = str(step.action) if step.action is not None else flip

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from baremetal.engine.engine import Begin
 from baremetal.errors import BaremetalError, Invalid, Unknown
 from baremetal.lifecycle.events import Asked
-from baremetal.lifecycle.model import BootDevice, Proof, Verb
-from baremetal.lifecycle.workflows import INSPECTION, RESCUE, WIPE, WORKFLOWS, Errand
+from baremetal.lifecycle.model import BootDevice, BootTarget, Proof, Verb
+from baremetal.lifecycle.workflows import INSPECTION, RESCUE, WIPE, Errand, row
 from baremetal.netboot.profile import Family
 from baremetal.service.profiles import Offer, Profiles
 from baremetal.service.recipe import Recipe
@@ -25,6 +25,14 @@ from baremetal.store.store import Store
 
 PROFILES: Mapping[Errand, str] = {INSPECTION: "inspect", RESCUE: "rescue", WIPE: "wipe"}
 """The profile of each errand that needs a RAM system."""
+
+
+def flip_of(record: ServerRecord, target: BootTarget) -> BootDevice:
+    """Say what a server's boot device is to be once its system is in place: what boots its volume netboots, always."""
+    if target is BootTarget.ISCSI:
+        return BootDevice.PXE
+    return BootDevice.NONE if quirk(record.facts, "flip") == "none" else BootDevice.DISK
+
 
 MakeRecipe = Callable[[ServerRecord, Offer, Mapping[str, Any]], Recipe]
 
@@ -41,7 +49,8 @@ class Errands:
         self, record: ServerRecord, asked: Asked, variables: Mapping[str, Any]
     ) -> tuple[Asked, Begin | None]:
         """Return the verb as it goes to the engine, and what its run freezes. Raises what stands in its way."""
-        flow = WORKFLOWS[asked.verb, asked.wipe]
+        flow = row(asked.verb, wipe=asked.wipe)
+        assert flow is not None
         if flow.errand is not None:
             return self._ramdisk(record, asked, flow.errand, variables)
         if asked.verb is Verb.UNRESCUE:
@@ -75,7 +84,7 @@ class Errands:
 
     def _unrescue(self, record: ServerRecord, asked: Asked) -> Asked:
         """Prove again what the deploy proved, where it was us who deployed; of its proofs a login can be repeated."""
-        flip = BootDevice.NONE if quirk(record.facts, "flip") == "none" else BootDevice.DISK
+        flip = flip_of(record, record.life.target)
         known = self._store.run(record.id, record.life.deployed) if record.life.deployed else None
         if known is None:
             return replace(asked, proof=Proof.NONE, flip=flip)

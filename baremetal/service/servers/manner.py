@@ -6,9 +6,10 @@ Deliberately unknown: what it is told, and why.
 from __future__ import annotations
 
 from baremetal.errors import Invalid
-from baremetal.netboot.dialect import Manner, local_text
+from baremetal.netboot.dialect import Manner, local_text, san_text
 from baremetal.netboot.lookup import Loader
 from baremetal.netboot.menu import Menu, menu_for
+from baremetal.netboot.san import San
 from baremetal.netboot.scripts import LocalBoot, LocalBootMethod
 from baremetal.service.servers.enrolment import quirk
 from baremetal.store.records import ServerRecord
@@ -17,6 +18,13 @@ from baremetal.store.records import ServerRecord
 def local_script(record: ServerRecord | None, reason: str, loader: Loader = Loader.IPXE) -> str:
     """Give the script that leaves a machine to its own disk, in the way that its server wants it."""
     return local_text(manner_of(record, loader), reason, _local_menu(record))
+
+
+def volume_script(
+    record: ServerRecord, san: San, reason: str, base: str, loader: Loader = Loader.IPXE
+) -> str:
+    """Give the script that sends a diskless machine to its volume."""
+    return san_text(manner_of(record, loader), san, reason, base, _local_menu(record))
 
 
 def manner_of(record: ServerRecord | None, loader: Loader, nic: str = "") -> Manner:

@@ -10,9 +10,10 @@ from pydantic import BaseModel
 
 from baremetal.config import Config, ProfileConfig, is_loopback, load, split_listen
 from baremetal.config.lines import find_line
-from baremetal.config.settings import SubnetConfig
+from baremetal.config.settings import StorageConfig, SubnetConfig
 from baremetal.errors import Invalid
 from baremetal.lifecycle.model import Budgets, Limits
+from baremetal.storage.settings import StorageSettings
 
 ROOT = Path(__file__).parents[3]
 SUBNET = "range = '10.0.1.100-10.0.1.199'\nmask = '255.255.255.0'\n"
@@ -63,7 +64,7 @@ def test_the_shipped_file_shows_every_key_with_its_default() -> None:
     shown = tomllib.loads((ROOT / "config.toml").read_text())
     del shown["profile"]
     defaults = Config.model_construct().model_dump(mode="json")
-    del defaults["profile"]
+    del defaults["profile"], defaults["storage"]
     # Shown in words: an empty list in the file would forbid a reader to add his [[dhcp.subnet]] below it.
     assert defaults["dhcp"].pop("subnet") == []
     assert shown == defaults
@@ -76,6 +77,16 @@ def test_the_shipped_file_shows_every_key_of_a_subnet() -> None:
     shown = tomllib.loads("\n".join(example[begin : begin + len(SubnetConfig.model_fields) + 1]))
     assert set(shown["dhcp"]["subnet"][0]) == set(SubnetConfig.model_fields)
     SubnetConfig(**shown["dhcp"]["subnet"][0])
+
+
+def test_the_shipped_file_shows_every_key_of_a_storage_host() -> None:
+    text = (ROOT / "config.toml").read_text()
+    example = [line.removeprefix("#") for line in text.splitlines() if line.startswith("#   ")]
+    begin = next(at for at, line in enumerate(example) if line.strip() == "[storage.nas]")
+    shown = tomllib.loads("\n".join(example[begin : begin + len(StorageConfig.model_fields) + 1]))
+    assert set(shown["storage"]["nas"]) == set(StorageConfig.model_fields)
+    settings = StorageSettings.parse("nas", StorageConfig(**shown["storage"]["nas"]).model_dump())
+    assert settings.as_dict() == StorageConfig(**shown["storage"]["nas"]).model_dump()
 
 
 def test_the_shipped_file_is_valid_and_describes_the_shipped_profiles() -> None:
@@ -108,7 +119,9 @@ def test_every_setting_is_read_by_the_program() -> None:
 
 def _sections() -> dict[str, type[BaseModel]]:
     fields = Config.model_fields
-    found = {name: type(field.default) for name, field in fields.items() if name != "profile"}
+    found = {
+        name: type(field.default) for name, field in fields.items() if name not in ("profile", "storage")
+    }
     return {**found, "dhcp.subnet": SubnetConfig, "profile.NAME": ProfileConfig}
 
 

@@ -13,15 +13,10 @@ import paramiko
 import pytest
 
 from baremetal.drivers.keys import generate_keypair
-from baremetal.drivers.ssh import (
-    ANSWER_CAP,
-    LOGIN_REFUSED,
-    UNREACHABLE,
-    WRONG_HOST_KEY,
-    check_login,
-)
+from baremetal.drivers.ssh import ANSWER_CAP, check_login
 from baremetal.engine.perform import LoginTarget, Performer
 from baremetal.errors import LoginError
+from baremetal.ssh import LOGIN_REFUSED, UNREACHABLE, WRONG_HOST_KEY
 
 pytestmark = pytest.mark.slow  # real sockets, and deadlines that are waited out
 

@@ -24,6 +24,7 @@ from baremetal.lifecycle.events import (
 )
 from baremetal.lifecycle.model import (
     BootDevice,
+    BootTarget,
     Budgets,
     Fetch,
     Method,
@@ -37,6 +38,7 @@ from baremetal.lifecycle.model import (
 from baremetal.lifecycle.moves import owed
 from baremetal.lifecycle.table import (
     BOOT,
+    DISKLESS,
     LATER,
     MUCH_LATER,
     NEWS,
@@ -47,7 +49,7 @@ from baremetal.lifecycle.table import (
     position,
     positions,
 )
-from baremetal.lifecycle.windows import answer_window_open, boot_window_open, tokens_live
+from baremetal.lifecycle.windows import answer_window_open, boot_window_open, boots_volume, tokens_live
 
 MOVING = [name for name in positions() if "/" in name]
 DEPLOY = Asked(Verb.DEPLOY, method=Method.INSTALLER)
@@ -109,6 +111,25 @@ def test_a_closing_run_has_no_tokens_and_no_windows(name: str) -> None:
     assert heard(server, Signal.INSTALL_COMPLETE).reply is Reply.GONE
 
 
+def test_a_machine_is_sent_to_its_volume_once_there_is_a_system_on_it() -> None:
+    """I7: an active diskless server always, in maintenance too; never one that is being released or has failed."""
+    sent = {name for name in positions() if boots_volume(at(name))}
+    clone = {"on", "script", "first boot", "proof", "tidy"}
+    onto = {"flip", "first boot", "proof", "tidy"}
+    assert sent == {
+        *(f"{verb} by clone/{step}" for verb in ("deploy", "rebuild") for step in clone),
+        *(f"{verb} to iscsi/{step}" for verb in ("deploy", "rebuild") for step in onto),
+    }
+    active = replace(DISKLESS, state=ProvisionState.ACTIVE)
+    assert boots_volume(active)
+    assert boots_volume(replace(active, maintenance=True))
+    assert not boots_volume(replace(active, target=BootTarget.DISK))
+    for verb, step in ((Verb.RELEASE, "off"), (Verb.UNRESCUE, "boot")):
+        state = ProvisionState.ACTIVE if verb is Verb.RELEASE else ProvisionState.RESCUE
+        lived = next(s for s in live(str(verb), replace(DISKLESS, state=state)) if position(s).endswith(step))
+        assert boots_volume(lived) is (verb is Verb.UNRESCUE)
+
+
 def test_the_windows_open_with_the_intention_and_close_on_go_and_complete() -> None:
     """I1, I4."""
     boot = {name for name in positions() if boot_window_open(at(name))}
@@ -121,9 +142,13 @@ def test_the_windows_open_with_the_intention_and_close_on_go_and_complete() -> N
     }
     assert {n for n in boot if n.startswith("rescue")} == {f"rescue/{s}" for s in ("on", "script", "started")}
     assert not {n for n in boot | answer if n.startswith("unrescue")}, "its power-on sends nobody to netboot"
-    for verb in ("deploy", "rebuild"):
-        assert {n for n in boot if n.startswith(verb)} == {f"{verb}/on", f"{verb}/script", f"{verb}/started"}
-        assert {n for n in answer if n.startswith(verb)} == {
+    for verb in ("deploy", "rebuild", "deploy to iscsi", "rebuild to iscsi"):
+        assert {n for n in boot if n.startswith(f"{verb}/")} == {
+            f"{verb}/on",
+            f"{verb}/script",
+            f"{verb}/started",
+        }
+        assert {n for n in answer if n.startswith(f"{verb}/")} == {
             f"{verb}/on",
             f"{verb}/script",
             f"{verb}/started",

@@ -12,11 +12,17 @@ from baremetal.lifecycle.table import TABLES, derive, document, edges, positions
 from baremetal.lifecycle.workflows import FAILED, MOVING, allowed_verbs
 
 ROOT = Path(__file__).parents[3]
+# The rows that are repeated under other names.
+_LIKE = {
+    "deploy": ("rebuild", "deploy to iscsi", "rebuild to iscsi"),
+    "deploy to iscsi": ("rebuild to iscsi",),
+    "deploy by clone": ("rebuild by clone",),
+}
 GOLDEN = ROOT / "tests/golden/transitions.md"
 
 
 def read_golden() -> dict[str, dict[str, dict[str, str]]]:
-    """Parse the hand-written page: title -> position -> event -> cell; `deploy` rows are repeated for `rebuild`."""
+    """Parse the hand-written page: title -> position -> event -> cell; some rows are repeated."""
     tables: dict[str, dict[str, dict[str, str]]] = {}
     title = ""
     events: list[str] = []
@@ -31,9 +37,10 @@ def read_golden() -> dict[str, dict[str, dict[str, str]]]:
                 continue
             row = dict(zip(events, cells, strict=True))
             tables[title][head] = row
-            if re.match("deploy( by clone)?/", head):
-                tables[title][head.replace("deploy", "rebuild")] = {
-                    event: re.sub("^deploy(?=/| by clone/)", "rebuild", cell) for event, cell in row.items()
+            for other in _LIKE.get(head.partition("/")[0], ()):
+                own = head.partition("/")[0]
+                tables[title][head.replace(own, other)] = {
+                    event: re.sub(f"^{own}(?=/)", other, cell) for event, cell in row.items()
                 }
     return tables
 

@@ -52,4 +52,6 @@ def files_of(name: str, **variables: Any) -> dict[str, str]:
     profile = shipped()[name]
     frozen, context = freeze(profile, Templates.with_own()), sample_context(profile, **variables)
     files = {file: render_answer(frozen, file, context) for file in frozen.files}
+    if not profile.has_script:
+        return files
     return files | {"install.ipxe": render_install_script(frozen, context)}

@@ -49,6 +49,8 @@ def app() -> FastAPI:
         doctor=nothing,
         timeline=nothing,
         tokens=cast(Tokens, TwoTokens()),
+        storage=nothing,
+        goldens=nothing,
         bmc=nothing,
     )
     return control_app(services, "0")

@@ -1,0 +1,39 @@
+"""How a machine finds its volume: the URI, its own name, and what it proves itself with.
+
+Owns the value that the SAN scripts are rendered from. The CHAP secret in it is one of the two secrets that may stand in
+a boot script (promises I23). Deliberately unknown: who keeps the volume.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from baremetal.netboot.tokens import MASKED
+
+
+@dataclass(frozen=True, slots=True)
+class San:
+    """`uri` as RFC 4173 has it; without CHAP its fields are ""."""
+
+    uri: str
+    initiator: str
+    user: str = ""
+    password: str = field(default="", repr=False)
+    mutual_user: str = ""
+    mutual_password: str = field(default="", repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a template sees it."""
+        return asdict(self)
+
+    def masked(self) -> San:
+        """Return it as a person may see it."""
+        return San(
+            self.uri,
+            self.initiator,
+            self.user,
+            self.password and MASKED,
+            self.mutual_user,
+            self.mutual_password and MASKED,
+        )

@@ -1,0 +1,239 @@
+"""The volumes of servers, made when a run is owed one and removed when it is owed that: the engine's third seam.
+
+Owns what a run freezes about its volume, the rows that are written before a storage host is touched, and the names by
+which a server's target is served. Deliberately unknown: when a volume is wanted (`lifecycle`), and how one is made
+(`storage`).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+from baremetal.errors import Invalid, StorageError, StorageErrorKind
+from baremetal.lifecycle.model import BootTarget, Method, Run
+from baremetal.netboot.san import San
+from baremetal.service.profiles import Offer
+from baremetal.service.recipe import Kitchen, Recipe
+from baremetal.service.storage.hosts import Hosts
+from baremetal.storage.base import Chap, Tag
+from baremetal.storage.chap import mint
+from baremetal.storage.host import Door, Permit, Wanted
+from baremetal.storage.names import name_values, san_uri, volume_name
+from baremetal.storage.seed import make_seed
+from baremetal.storage.settings import StorageSettings
+from baremetal.storage.sizes import read_size
+from baremetal.store.records import DoorRecord, ServerRecord, VolumeRecord
+from baremetal.store.store import Store
+
+SYSTEM = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class VolumePlan:
+    """What a run freezes about its volume. `golden`: the id of the image that it is a clone of, "" for none."""
+
+    storage: str
+    size: int
+    golden: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Volumes:
+    """See `engine.perform.Volumes`."""
+
+    def __init__(
+        self,
+        store: Store,
+        hosts: Hosts,
+        kitchen: Kitchen,
+        *,
+        base_for: Callable[[str], str],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._hosts = hosts
+        self._kitchen = kitchen
+        self._base_for = base_for
+        self._now = now
+
+    # -- before a run --
+
+    def plan(
+        self, record: ServerRecord, offer: Offer, method: Method, variables: Mapping[str, Any]
+    ) -> VolumePlan:
+        """Decide which volume a run would make, of what. Raises Invalid, Unknown."""
+        said = self._hosts.settings(str(variables.get("storage") or offer.storage))
+        self._door_names(record, said, variables)
+        asked = str(variables.get("volume_size") or offer.volume_size)
+        size = read_size(asked) if asked else 0
+        if method is not Method.CLONE:
+            if not size:
+                raise Invalid(
+                    f"profile {offer.name}: how large is its volume to be?",
+                    variable="volume_size",
+                    server=record.name,
+                    fix="give --var volume_size=20G, or set it in the profile",
+                )
+            return VolumePlan(said.name, size)
+        golden = self.golden(said.name, str(variables.get("golden") or offer.golden or offer.name))
+        return VolumePlan(said.name, max(size, golden.size), golden.id)
+
+    def golden(self, storage: str, name: str) -> VolumeRecord:
+        """Find a golden image. Raises Invalid BM810."""
+        known = [one for one in self._store.volumes() if one.role == "golden" and one.storage == storage]
+        found = next((one for one in known if one.name == golden_name(name) and one.ready), None)
+        if found is None:
+            names = ", ".join(one.name.removeprefix("golden-") for one in known if one.ready) or "none"
+            raise Invalid(
+                f"no golden image {name[:64]!r} on {storage}",
+                code="BM810",
+                variable="golden",
+                seen=f"there are {names}",
+                fix=f"baremetal volume import {name} FILE",
+            )
+        return found
+
+    # -- owed by a run --
+
+    def ensure(self, record: ServerRecord, run: Run, permit: Permit) -> str:
+        """Have this run's volume stand, served to this server alone. Idempotent. Raises StorageError."""
+        recipe = self._kitchen.recipe(self._store, record.id, run.number)
+        plan = VolumePlan(**recipe.volume)
+        host, said = self._hosts.host(plan.storage), self._hosts.settings(plan.storage)
+        permit()
+        volume = self._store.want_volume(
+            VolumeRecord(
+                id=uuid.uuid4().hex,
+                storage=plan.storage,
+                name=volume_name(record.name, record.id, run.number),
+                role="system",
+                size=plan.size,
+                created_at=self._now(),
+                server_id=record.id,
+                run=run.number,
+                origin=plan.golden,
+            )
+        )
+        origin = self._origin(plan)
+        door = self._open_door(record, recipe, said, volume, permit)
+        wanted = Wanted(
+            volume.name,
+            tag_of(volume),
+            plan.size,
+            origin,
+            self._seed(record, run, recipe) if origin else None,
+        )
+        known = [one.name for one in self._store.volumes(server_id=record.id) if one.storage == plan.storage]
+        host.ensure(wanted, door, known, permit)
+        self._store.volume_stands(volume.id, plan.size)
+        what = f"a clone by {host.keeper.snapshots}" if origin else "empty"
+        return f"{volume.name} on {plan.storage}, {what}, as {door.target} for {door.initiator}"
+
+    def remove(self, record: ServerRecord, run: Run, permit: Permit, *, earlier: bool) -> str:
+        """Have no volume of this server stand, or none but this run's. Idempotent. Raises StorageError."""
+        stays = run.number if earlier and run.target is BootTarget.ISCSI else None
+        going = [one for one in self._store.volumes(server_id=record.id) if one.run != stays]
+        going = [one for one in going if one.role == "system"]
+        door = self._store.door(record.id) if stays is None else None
+        permit()
+        if door is not None:
+            behind = [one for one in going if one.storage == door.storage]
+            self._hosts.host(door.storage).release(
+                door.target, [(one.name, tag_of(one)) for one in behind], permit
+            )
+            self._store.drop_door(record.id)
+            self._forget(behind)
+            going = [one for one in going if one not in behind]
+        for storage, some in groupby(sorted(going, key=lambda one: one.storage), lambda one: one.storage):
+            volumes = list(some)
+            self._hosts.host(storage).drop([(one.name, tag_of(one)) for one in volumes], permit)
+            self._forget(volumes)
+        return "gone" if stays is None else f"only {volume_name(record.name, record.id, stays)} is left"
+
+    # -- at boot --
+
+    def san(self, server_id: str) -> San | None:
+        """Say how a server finds its volume, None where it has none. Raises Unavailable, Unknown."""
+        door = self._store.door(server_id)
+        if door is None:
+            return None
+        said = self._hosts.settings(door.storage)
+        uri = san_uri(said.portal, said.lun, door.target)
+        return San(uri, door.initiator, *(door.secrets or ("", "", "", "")))
+
+    # -- inside --
+
+    def _open_door(
+        self,
+        record: ServerRecord,
+        recipe: Recipe,
+        said: StorageSettings,
+        volume: VolumeRecord,
+        permit: Permit,
+    ) -> Door:
+        """Write down by which names the volume is to be served; what is served by others is withdrawn first."""
+        target, initiator = self._door_names(record, said, recipe.variables)
+        old = self._store.door(record.id)
+        if old is not None and (old.storage, old.target) != (said.name, target):
+            self._hosts.host(old.storage).release(
+                old.target, [], permit, known=self._names(record, old.storage)
+            )
+            self._store.drop_door(record.id)
+        if old is not None and (old.volume_id, old.target, old.initiator) == (volume.id, target, initiator):
+            secrets = old.secrets
+        else:
+            chap = mint(record.name, mutual=said.mutual_chap) if said.chap else None
+            secrets = (chap.user, chap.password, chap.mutual_user, chap.mutual_password) if chap else ()
+            self._store.save_door(DoorRecord(record.id, said.name, target, initiator, volume.id, secrets))
+        return Door(target, initiator, Chap(*secrets) if secrets else None)
+
+    def _names(self, record: ServerRecord, storage: str) -> list[str]:
+        return [one.name for one in self._store.volumes(server_id=record.id) if one.storage == storage]
+
+    def _door_names(
+        self, record: ServerRecord, said: StorageSettings, variables: Mapping[str, Any]
+    ) -> tuple[str, str]:
+        """Name a server's target and initiator. Raises Invalid."""
+        hostname = str(variables.get("hostname") or record.name)
+        values = name_values(record.name, hostname, record.facts.macs[0], SYSTEM)
+        return said.naming.target_iqn(values), said.naming.initiator_iqn(values)
+
+    def _origin(self, plan: VolumePlan) -> str | None:
+        if not plan.golden:
+            return None
+        for one in self._store.volumes():
+            if one.id == plan.golden:
+                return one.name
+        raise StorageError(
+            "the golden image of this run is gone", StorageErrorKind.MISSING, fix="deploy with another one"
+        )
+
+    def _seed(self, record: ServerRecord, run: Run, recipe: Recipe) -> bytes:
+        """Render what the clone's first boot reads (cloud-init's NoCloud)."""
+        base = self._base_for(record.facts.ip)
+        files = {
+            name: self._kitchen.answer(recipe, record.id, run.number, name, base).encode()
+            for name in recipe.profile.answer_files
+        }
+        return make_seed(files, run.started)
+
+    def _forget(self, volumes: list[VolumeRecord]) -> None:
+        for one in volumes:
+            self._store.volume_gone(one.id)
+
+
+def golden_name(name: str) -> str:
+    """Name a golden image as the storage host has it."""
+    return f"golden-{name}"
+
+
+def tag_of(volume: VolumeRecord) -> Tag:
+    """Return the tag that a volume carries on its storage host."""
+    return Tag(volume.id, volume.server_id, volume.run)
