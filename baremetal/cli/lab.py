@@ -42,6 +42,7 @@ def up(
     ] = "bios",
     boot_port: Annotated[int, typer.Option("--boot-port", help="The boot app's port on this host.")] = 8080,
     disk_mib: Annotated[int, typer.Option("--disk-mib", min=128, help="Size of their disks.")] = 4096,
+    diskless: Annotated[bool, typer.Option("--diskless", help="Without disks, to boot from iSCSI.")] = False,
     no_enroll: Annotated[bool, typer.Option("--no-enroll", help="Do not tell the service of them.")] = False,
     folder: Folder = None,
     output: OutputOption = Output.TABLE,
@@ -57,7 +58,7 @@ def up(
         servers=servers,
         boot_mode=boot_mode,
         boot_url=f"http://{_GUEST_HOST}:{boot_port}/boot.ipxe",
-        disk_mib=disk_mib,
+        disk_mib=0 if diskless else disk_mib,
     )
     taken: dict[str, str] = {}
     if not no_enroll:

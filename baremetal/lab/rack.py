@@ -104,15 +104,20 @@ class Rack:
 
         A rack that is there is kept with its disks, and its process started if it is not running; it is refused when
         it was made differently. `boot_mode` may also be "mixed". `attached` ends the rack with this process. `taps`
-        put the servers, in their order, on a segment instead of QEMU's user network.
+        put the servers, in their order, on a segment instead of QEMU's user network. `disk_mib` of 0 makes them
+        diskless: they boot from the network or not at all.
         Raises LabError naming the missing package, the taken port, or what the rack's process said.
         """
         wanted = _modes(boot_mode, servers)
+        if more_disks_mib and not disk_mib:
+            raise LabError("a server without a first disk has no further ones")
         for mode in set(wanted):
             find_firmware(mode, architecture=architecture, secure_boot=secure_boot)
         there = self.servers
-        made = [(server.boot_mode, server.architecture, server.boot_url) for server in there]
-        if made and made != [(mode, architecture, boot_url) for mode in wanted]:
+        made = [
+            _how(server.boot_mode, server.architecture, server.boot_url, server.disk_mib) for server in there
+        ]
+        if made and made != [_how(mode, architecture, boot_url, disk_mib) for mode in wanted]:
             raise LabError(
                 f"there is another rack in {self.directory}",
                 seen=", ".join(
@@ -245,6 +250,11 @@ class Rack:
         except (OSError, ValueError):
             return {}
         return said if isinstance(said, dict) else {}
+
+
+def _how(mode: BootMode, architecture: Architecture, boot_url: str, disk_mib: int) -> tuple[str, ...]:
+    """What a server that is there must agree with."""
+    return (mode, architecture, boot_url) if disk_mib else (mode, architecture, boot_url, "diskless")
 
 
 def _modes(boot_mode: str, servers: int) -> list[BootMode]:

@@ -19,7 +19,7 @@ BMC_USER = "admin"
 class VirtualServer:
     """A virtual server: who it is, how its BMC and its SSH are reached from this host, and where its files are.
 
-    `knobs` are fault knobs of its BMC (`sim.knobs`) that differ from a healthy one's.
+    `knobs` are fault knobs of its BMC (`sim.knobs`) that differ from a healthy one's. `disk_mib` of 0: it has no disk.
     """
 
     name: str
@@ -63,11 +63,14 @@ class VirtualServer:
 
     @property
     def disk(self) -> VirtualDisk:
+        """Its first disk. Raises LabError when it has none."""
+        if not self.disks:
+            raise LabError("the server has no disk", server=self.name)
         return self.disks[0]
 
     @property
     def disks(self) -> tuple[VirtualDisk, ...]:
-        sizes = (self.disk_mib, *self.more_disks_mib)
+        sizes = (self.disk_mib, *self.more_disks_mib) if self.disk_mib else ()
         return tuple(
             VirtualDisk(self.directory / f"disk{number}.img", size, f"{self.serial}-{number}")
             for number, size in enumerate(sizes)

@@ -13,10 +13,13 @@ import pytest
 from baremetal.errors import LabError
 from baremetal.lab import rack as rack_module
 from baremetal.lab.firmware import Firmware
+from baremetal.lab.machine import boot_indexes
 from baremetal.lab.process import end, is_running, read_pid
 from baremetal.lab.rack import Rack, available
 from baremetal.lab.vbmc import STATE, read_state
+from baremetal.lifecycle.model import BootDevice
 from baremetal.ramsystem.architecture import Architecture
+from baremetal.sim.chassis import OWN_ORDER, BootOrder
 
 URL = "http://10.0.2.2:8080/boot.ipxe"
 
@@ -53,6 +56,23 @@ def test_a_rack_of_one_architecture_is_not_taken_for_one_of_another(tmp_path: Pa
     with pytest.raises(LabError, match="another rack") as caught:
         rack.up(boot_mode="uefi", boot_url=URL)
     assert caught.value.seen == f"r1 uefi arm64 {URL}"
+
+
+@pytest.mark.usefixtures("_no_process")
+def test_a_diskless_server_has_the_network_alone(tmp_path: Path) -> None:
+    rack = Rack(tmp_path / "rack")
+    (server,) = rack.up(boot_url=URL, disk_mib=0)
+    assert read_state(rack.directory) == [server]
+    assert server.machine().disks == ()
+    for order in (OWN_ORDER, BootOrder(BootDevice.DISK), BootOrder(BootDevice.PXE, persistent=True)):
+        assert boot_indexes(server.machine(), order) == {"nic0": 0}
+    with pytest.raises(LabError, match="no disk"):
+        _ = server.disk
+    with pytest.raises(LabError, match="another rack") as caught:
+        rack.up(boot_url=URL)
+    assert caught.value.seen == f"r1 bios x86_64 {URL} diskless"
+    with pytest.raises(LabError, match="no further ones"):
+        rack.up(boot_url=URL, disk_mib=0, more_disks_mib=(64,))
 
 
 @pytest.mark.usefixtures("_no_process")
