@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -76,7 +75,6 @@ _SINGLE: Final = (
 # fmt: on
 _FOLDERS: Final = ("dev", "proc", "sys", "tmp", "run", "mnt", "etc/ssh", "etc/dropbear", "root/.ssh")
 _TOOLS: Final = ("usr/sbin/dropbear", "usr/bin/dropbearkey", "usr/bin/ipmitool")
-_LIBRARY = re.compile(r"(lib|zlib)")
 # The zero at the end of one entry begins the next.
 _FIRMWARE_OF = re.compile(rb"\0firmware=([\w./+-]+)(?=\0)")
 _DEPMOD_S = 120
@@ -142,18 +140,7 @@ def _packages(apt: Apt, architecture: Architecture) -> set[str]:
     if not kernels:
         raise LabError(f"apt knows no {kernel}", fix="run: apt-get update")
     programs = {"dropbear-bin", "ipmitool"}
-    return {kernels[0], "busybox-static", *programs, *_libraries(apt, programs)}
-
-
-def _libraries(apt: Apt, programs: AbstractSet[str]) -> set[str]:
-    """Name every library that these packages need, and those that the libraries need."""
-    found: set[str] = set()
-    asked = set(programs)
-    while asked:
-        needed = {name for names in apt.depends_of(*sorted(asked)).values() for name in names}
-        asked = {name for name in needed if _LIBRARY.match(name)} - found
-        found |= asked
-    return found
+    return {kernels[0], "busybox-static", *programs, *apt.libraries_of(*programs)}
 
 
 def _lay_out(tree: Path, parts: Parts, kernel: str, lister: Path) -> tuple[int, tuple[str, ...]]:

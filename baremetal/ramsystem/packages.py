@@ -21,6 +21,7 @@ from baremetal.ramsystem.architecture import Architecture
 
 _URI = re.compile(r"^'[^']+' (?P<file>\S+) (?P<size>\d+) (?P<digest>\S*)$")
 _DEPENDS = re.compile(r"^\s*Depends: (?P<name>[a-z0-9][a-z0-9+.-]*)$")
+_LIBRARY = re.compile(r"(lib|zlib)")
 _DAY_S = 24 * 3600.0
 _LISTS_S, _FETCH_S = 300.0, 900.0
 
@@ -91,6 +92,16 @@ class Apt:
                 current = line
             elif current and (match := _DEPENDS.match(line)):
                 found[current].append(match["name"])
+        return found
+
+    def libraries_of(self, *programs: str) -> set[str]:
+        """Name every library that these packages need, and those that the libraries need."""
+        found: set[str] = set()
+        asked = set(programs)
+        while asked:
+            needed = {name for names in self.depends_of(*sorted(asked)).values() for name in names}
+            asked = {name for name in needed if _LIBRARY.match(name)} - found
+            found |= asked
         return found
 
     def locate(self, names: Sequence[str]) -> tuple[Package, ...]:

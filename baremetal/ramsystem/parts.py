@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,17 +69,17 @@ def lay_out_busybox(folder: Path, parts: Parts) -> None:
     (folder / "bin/sh").symlink_to("/bin/busybox")
 
 
-def copy_modules(names: Iterable[str], parts: Parts, folder: Path) -> list[str]:
+def copy_modules(names: Iterable[str], parts: Parts, folder: Path, loaded: Collection[str] = ()) -> list[str]:
     """Copy modules with all they depend on, uncompressed; return the file names in loading order.
 
-    What this kernel has built in is left out.
+    What this kernel has built in is left out, and so are the files `loaded`, which others load before.
     """
     folder.mkdir(parents=True)
     order: list[str] = []
     built_in = {Path(line).stem for line in _read_built_in(parts.root)}
 
     def add(name: str) -> None:
-        if f"{name}.ko" in order:
+        if f"{name}.ko" in order or f"{name}.ko" in loaded:
             return
         path = parts.modules.get(name) or parts.modules.get(name.replace("_", "-"))
         if path is None and name in built_in:

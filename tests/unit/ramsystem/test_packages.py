@@ -73,6 +73,17 @@ def test_packages_of_another_architecture_are_found_fetched_and_unpacked(
         Apt().locate(["lab-kernel"])  # this machine's own apt was told nothing
 
 
+def test_libraries_of_libraries_are_known_and_other_packages_left_out(
+    foreign: Architecture, archive: Path, tmp_path: Path
+) -> None:
+    add(archive, "tool", foreign, "Depends: libone, debconf\n")
+    add(archive, "libone", foreign, "Depends: libtwo, zlib9\n")
+    add(archive, "libtwo", foreign, "Depends: libone\n")
+    for name in ("zlib9", "debconf"):
+        add(archive, name, foreign)
+    assert Apt.of(foreign, tmp_path / "apt").libraries_of("tool") == {"libone", "libtwo", "zlib9"}
+
+
 def test_lists_are_fetched_once_a_day_and_older_ones_serve_while_they_cannot_be(
     foreign: Architecture, archive: Path, tmp_path: Path
 ) -> None:
