@@ -161,9 +161,9 @@ class Rig:
         base = f"http://10.0.2.2:{self._server.server_port}"
         args = f"BOOTIF=01-{MAC.replace(':', '-')} inst.ks={base}/answer/fetch/ks.cfg {KERNEL_ARGS} {kernel_args}"
         tiny = f"{base}/media/tiny"
-        script = f"#!ipxe\nkernel {tiny}/vmlinuz initrd=i {args}\ninitrd --name i {tiny}/initrd.img\nboot\n"
+        self.installer = f"kernel {tiny}/vmlinuz initrd=i {args}\ninitrd --name i {tiny}/initrd.img\nboot\n"
         self._served: dict[str, bytes | Path] = {
-            "boot.ipxe": script.encode(),
+            "boot.ipxe": f"#!ipxe\n{self.installer}".encode(),
             "ks.cfg": kickstart(base).encode(),
         }
         for path in (media.kernel, media.initrd, media.image):
@@ -185,6 +185,10 @@ class Rig:
             ssh_port=self.ssh_port,
         )
         self.machine = QemuMachine(spec, find_firmware(mode))
+
+    def answer_boot(self, script: str) -> None:
+        """From now on, what a netbooting machine is told. `installer` is what it hears without this."""
+        self._served["boot.ipxe"] = f"#!ipxe\n{script}".encode()
 
     def power_on(self) -> None:
         """Netboot once; a reboot of the machine then finds its disk."""

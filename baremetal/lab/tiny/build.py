@@ -128,17 +128,15 @@ def _digest_scripts() -> str:
 
 def _locate_packages(apt: packages.Apt, architecture: Architecture) -> tuple[packages.Package, ...]:
     kernel = f"linux-image-cloud-{architecture.debian}"
-    # libtomcrypt's own number library is the one indirect dependency of sshd.
-    depends = apt.depends_of(kernel, "dropbear-bin", "libtomcrypt1")
-    kernels = [name for name in depends[kernel] if name.startswith("linux-image-")]
+    kernels = [name for name in apt.depends_of(kernel)[kernel] if name.startswith("linux-image-")]
     if not kernels:
         raise LabError(f"apt knows no {kernel}", fix="run: apt-get update")
-    indirect = [name for name in depends["libtomcrypt1"] if name.startswith("lib")]
     loaders = {"shim-signed", f"grub-efi-{architecture.debian}-signed"}
+    programs = {"dropbear-bin"}
     if architecture is Architecture.X86_64:
         loaders.add("syslinux-common")
-    tools = {_BUSYBOX, "dropbear-bin", *depends["dropbear-bin"], *indirect}
-    return apt.locate(sorted({kernels[0], *tools, *loaders}))
+        programs.add("open-iscsi")
+    return apt.locate(sorted({kernels[0], _BUSYBOX, *programs, *apt.libraries_of(*programs), *loaders}))
 
 
 @contextmanager

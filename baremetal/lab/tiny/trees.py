@@ -6,22 +6,31 @@ packages come from, and what becomes of a tree.
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from pathlib import Path
 
+from baremetal.ramsystem import cpio
 from baremetal.ramsystem import parts as shared
+from baremetal.ramsystem.architecture import Architecture
 from baremetal.ramsystem.parts import (
     Parts,
     copy_modules,
     copy_with_libraries,
     install,
     lay_out_busybox,
+    only,
     write_accounts,
 )
 
 SCRIPTS = Path(__file__).parent / "system"
 _BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio-rng")
 _ROOT_MODULES = ("evdev", "button")
+# Says whether the firmware left an iBFT; the rest of iSCSI is packed, and only then unpacked.
+_IBFT_MODULE = "iscsi_ibft"
+_ISCSI_MODULES = ("sd_mod", "iscsi_tcp")
+# The seed of a clone is one of these; their modules are loaded only for the one it is.
+_SEED_MODULES = {"iso9660": ("isofs", "nls_utf8"), "vfat": ("vfat", "nls_cp437", "nls_ascii", "nls_utf8")}
 
 
 def lay_out_initramfs(folder: Path, parts: Parts) -> None:
@@ -29,8 +38,16 @@ def lay_out_initramfs(folder: Path, parts: Parts) -> None:
     lay_out_busybox(folder, parts)
     for name in ("dev", "proc", "sys", "mnt/sysroot", "tmp", "run", "etc"):
         (folder / name).mkdir(parents=True)
-    order = copy_modules(_BOOT_MODULES, parts, folder / "lib/modules")
-    (folder / "lib/modules/order").write_text("".join(f"{name}\n" for name in order))
+    iscsi = parts.architecture is Architecture.X86_64  # elsewhere nothing in the lab leaves an iBFT
+    names = (*_BOOT_MODULES, _IBFT_MODULE) if iscsi else _BOOT_MODULES
+    order = copy_modules(names, parts, folder / "lib/modules")
+    _write_order(folder / "lib/modules/order", order)
+    if iscsi:
+        tree = folder.with_name("iscsi")
+        _lay_out_iscsi(tree, parts, order)
+        with gzip.GzipFile(folder / "lib/iscsi.cpio.gz", "wb", compresslevel=9, mtime=0) as packed:
+            packed.write(cpio.pack_folder(tree))
+        shutil.copyfile(SCRIPTS / "iscsi.sh", folder / "lib/iscsi.sh")
     install(
         folder,
         {"init": "init", "installer": "sbin/installer", "dhcp-event": "sbin/dhcp-event", "curl": "bin/curl"},
@@ -40,6 +57,21 @@ def lay_out_initramfs(folder: Path, parts: Parts) -> None:
     shutil.copyfile(SCRIPTS / "kickstart.awk", folder / "lib/kickstart.awk")
 
 
+def _lay_out_iscsi(folder: Path, parts: Parts, loaded: list[str]) -> None:
+    """Make the tree that joins the initramfs where root, or the disk to install on, is a LUN."""
+    tool = only(parts.root, "**/sbin/iscsistart").relative_to(parts.root)
+    (folder / tool.parent).mkdir(parents=True)
+    copy_with_libraries(parts, str(tool), folder)
+    modules = folder / "lib/modules"
+    _write_order(modules / "iscsi.order", copy_modules(_ISCSI_MODULES, parts, modules / "iscsi", loaded))
+    for kind, names in _SEED_MODULES.items():
+        _write_order(modules / f"{kind}.order", copy_modules(names, parts, modules / kind, loaded))
+
+
+def _write_order(path: Path, names: list[str]) -> None:
+    path.write_text("".join(f"{name}\n" for name in names))
+
+
 def lay_out_root(folder: Path, parts: Parts) -> None:
     """Make the installed system's root."""
     lay_out_busybox(folder, parts)
@@ -47,10 +79,10 @@ def lay_out_root(folder: Path, parts: Parts) -> None:
         "dev",
         "proc",
         "sys",
-        "mnt",
         "tmp",
         "run",
         "boot",
+        "mnt/seed",
         "etc/ssh",
         "etc/dropbear",
         "etc/baremetal",
@@ -69,6 +101,7 @@ def lay_out_root(folder: Path, parts: Parts) -> None:
         {
             "inittab": "etc/inittab",
             "rc": "etc/tiny/rc",
+            "seed": "etc/tiny/seed",
             "sshd": "etc/tiny/sshd",
             "first-boot": "etc/tiny/first-boot",
             "power-button": "etc/tiny/power-button",
