@@ -365,19 +365,21 @@ def running_lab(
     boot_mode: str,
     profiles: tuple[TinyProfile, ...] = (),
     more_disks_mib: tuple[int, ...] = (),
+    disk_mib: int = 512,
+    more: str = "",
 ) -> Iterator[tuple[Lab, list[VirtualServer]]]:
     """Everything up, every server enrolled and available; everything gone afterwards."""
     there, reason = available(boot_mode)
     if not there:
         pytest.skip(reason)
-    lab = Lab(folder, profiles)
+    lab = Lab(folder, profiles, more=more)
     try:
         lab.start()
         machines = lab.rack.up(
             servers=servers,
             boot_mode=boot_mode,
             boot_url=f"http://10.0.2.2:{lab.boot_port}/boot.ipxe",
-            disk_mib=512,
+            disk_mib=disk_mib,
             more_disks_mib=more_disks_mib,
             attached=True,
         )

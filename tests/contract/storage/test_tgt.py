@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from baremetal.errors import StorageError, StorageErrorKind
 from baremetal.lab.targets import CONTROL, TargetDaemon
-from baremetal.storage.base import Chap, Lun, Target
+from baremetal.storage.base import Chap, Lun, Output, Target
 from baremetal.storage.chap import mint
 from baremetal.storage.shell import LocalShell
 from baremetal.storage.tgt import Tgt, read_targets
+from tests.iscsi import HUNG_UP, NOT_FOUND, SUCCESS, knock
 
 IQN = "iqn.2026-01.org.example:r1.main"
 
@@ -71,6 +71,24 @@ def test_a_target_is_served_exactly_so_and_changed_in_place(
     assert daemon.admin("--mode", "account", "--op", "show") == "", "no account is left"
 
 
+def test_only_who_may_is_let_in(tgt: Tgt, image: str, daemon: TargetDaemon) -> None:
+    """LUN masking by the initiator's name (S4-9), and CHAP: a name alone proves nothing."""
+    chap, portal = mint("r1", mutual=False), (daemon.address, daemon.port)
+    mine, other = "iqn.2026-01.org.example:i1", "iqn.2026-01.org.example:i2"
+    tgt.serve(target(image, chap=chap), [])
+    assert knock(portal, IQN, mine, chap.user, chap.password) == SUCCESS
+    assert knock(portal, IQN, mine, chap.user, "wrong-secret-123") != SUCCESS
+    assert knock(portal, IQN, mine, "somebody", chap.password) != SUCCESS
+    assert knock(portal, IQN, mine) != SUCCESS, "without CHAP"
+    assert knock(portal, IQN, other, chap.user, chap.password) == NOT_FOUND
+    renewed = mint("r1", mutual=False)
+    tgt.serve(target(image, chap=renewed), [image])
+    assert knock(portal, IQN, mine, chap.user, chap.password) != SUCCESS, "an old secret"
+    assert knock(portal, IQN, mine, renewed.user, renewed.password) == SUCCESS
+    tgt.withdraw(IQN, [image])
+    assert knock(portal, IQN, mine, renewed.user, renewed.password) in (NOT_FOUND, HUNG_UP)
+
+
 def test_a_target_with_luns_of_others_is_left_as_it_is(tgt: Tgt, image: str, daemon: TargetDaemon) -> None:
     daemon.admin("--mode", "target", "--op", "new", "--tid", "5", "-T", IQN)
     daemon.admin("--mode", "logicalunit", "--op", "new", "--tid", "5", "--lun", "1", "-b", image)
@@ -121,29 +139,23 @@ def test_no_tgtd_is_said(tgt: Tgt, image: str, daemon: TargetDaemon) -> None:
     assert tgt.serve(target(image), []) is True, "after a restart it is served anew"
 
 
+@dataclass(frozen=True)
+class TellingShell(LocalShell):
+    """Keeps what it was asked to run."""
+
+    asked: list[str] = field(default_factory=list)
+
+    def send(self, argv: Sequence[str], source: Iterator[bytes], *, deadline_s: float) -> Output:
+        self.asked.append(" ".join(argv))
+        return super().send(argv, source, deadline_s=deadline_s)
+
+
 def test_no_secret_stands_in_any_argument(tgt: Tgt, image: str) -> None:
-    """I23: what every process on the storage host is told is looked at while a target is made and changed."""
-    chap = mint("r1", mutual=True)
-    seen: set[str] = set()
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.is_set():
-            for place in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    seen.add(place.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-                except OSError:
-                    continue
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        tgt.serve(target(image, chap=chap), [])
-    finally:
-        ended.set()
-        watcher.join()
-    assert any("tgtadm" in line for line in seen), "nothing was seen at all"
-    assert not [line for line in seen if chap.password in line or chap.mutual_password in line]
+    """I23: everybody on the storage host can read the arguments of its processes."""
+    shell, chap = TellingShell(), mint("r1", mutual=True)
+    assert replace(tgt, shell=shell).serve(target(image, chap=chap), []) is True
+    assert any("--initiator-name" in line for line in shell.asked)
+    assert not [line for line in shell.asked if chap.password in line or chap.mutual_password in line]
 
 
 def test_what_tgtadm_prints_is_read() -> None:

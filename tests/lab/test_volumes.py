@@ -1,0 +1,206 @@
+"""Diskless servers by the real service: cloned from a golden image, booted from their volumes by real firmware.
+
+S0-6, S0-9, S1-3, S4-9: two servers without disks, one BIOS and one UEFI, live through all these tests.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import paramiko
+import pytest
+
+from baremetal.client import server_path
+from baremetal.drivers.keys import generate_keypair
+from baremetal.errors import Conflict, Refused
+from baremetal.lab.server import VirtualServer
+from baremetal.lab.targets import CONTROL, TargetDaemon
+from baremetal.lifecycle.model import BootMode
+from baremetal.storage.shell import LocalShell
+from baremetal.storage.tgt import Tgt
+from tests.iscsi import SUCCESS, knock
+from tests.lab.rig import STEP_S, Lab, running_lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+
+PAIR = generate_keypair("operator")
+BASE = "iqn.2026-01.org.example"
+STORAGE = """
+[storage.nas]
+kind = "tgt"
+portal = "10.0.2.2:{port}"
+base_iqn = "{base}"
+folder = "{folder}"
+socket = "{socket}"
+"""
+
+
+@dataclass(frozen=True)
+class Hall:
+    lab: Lab
+    daemon: TargetDaemon
+    volumes: Path
+    bios: VirtualServer
+    uefi: VirtualServer
+
+    @property
+    def both(self) -> tuple[VirtualServer, VirtualServer]:
+        return self.bios, self.uefi
+
+    def names(self) -> set[str]:
+        return {one["name"] for one in self.lab.api.get("/v1/volumes")["volumes"]}
+
+    def targets(self) -> set[str]:
+        socket = f"{self.daemon.environment['TGT_IPC_SOCKET']}.{CONTROL}"
+        return set(Tgt(LocalShell(), socket).targets())
+
+    def clone(self, *servers: VirtualServer) -> None:
+        for server in servers:
+            self.lab.deploy(server, "tiny-clone", ssh_authorized_keys=PAIR.public)
+        for server in servers:
+            assert self.lab.wait_for_end(server)["provision_state"] == "active", self.lab.story(server)
+
+
+@pytest.fixture(scope="module")
+def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
+    folder = tmp_path_factory.mktemp("hall")
+    kept = folder / "volumes"
+    kept.mkdir()
+    with TargetDaemon(folder / "t") as daemon:
+        socket = f"{daemon.environment['TGT_IPC_SOCKET']}.{CONTROL}"
+        more = STORAGE.format(port=daemon.port, base=BASE, folder=kept, socket=socket)
+        with running_lab(folder / "lab", servers=2, boot_mode="mixed", disk_mib=0, more=more) as (
+            lab,
+            (bios, uefi),
+        ):
+            assert (bios.boot_mode, uefi.boot_mode) == (BootMode.BIOS, BootMode.UEFI)
+            image = lab.data / "media/tiny/image.raw"
+            golden = folder / "tiny.raw"
+            golden.write_bytes(image.read_bytes())
+            lab.api.post("/v1/volumes", {"name": "tiny", "path": str(golden)})
+            yield Hall(lab, daemon, kept, bios, uefi)
+
+
+def sh(server: VirtualServer, command: str) -> str:
+    """Run a command in the server's system, as the operator; waits for its sshd, within a bound."""
+    host, _, port = server.ssh_address.rpartition(":")
+    key = paramiko.Ed25519Key.from_private_key(io.StringIO(PAIR.private))
+    until = time.monotonic() + STEP_S
+    while True:
+        try:
+            with paramiko.SSHClient() as client:
+                client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+                client.connect(host, int(port), "root", pkey=key, timeout=10, banner_timeout=10, auth_timeout=10,
+                               allow_agent=False, look_for_keys=False)  # fmt: skip
+                _, out, _ = client.exec_command(command, timeout=20)
+                return out.read().decode()
+        except (OSError, EOFError, paramiko.SSHException):
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.3)
+
+
+def test_two_clones_of_one_golden_image_are_two_systems(hall: Hall) -> None:
+    """Deployed at once; each its own host keys and name; a file of one is not seen by the other; a power cycle keeps it."""
+    hall.clone(*hall.both)
+    keys = {sh(server, "cat /etc/ssh/ssh_host_ed25519_key.pub") for server in hall.both}
+    assert len(keys) == 2, "the golden image's host keys are nobody's"
+    for server in hall.both:
+        assert sh(server, "hostname").strip() == server.name
+        sh(server, f"echo {server.name} >/root/mine; sync")
+    for server in hall.both:
+        hall.lab.api.put(server_path(server.name, "power"), {"target": "off"})
+        hall.lab.wait_for_power(server, "off", STEP_S)
+        hall.lab.api.put(server_path(server.name, "power"), {"target": "on"})
+    for server in hall.both:
+        assert sh(server, "cat /root/mine").strip() == server.name
+        flags = hall.lab.ipmitool(server, "chassis", "bootparam", "get", "5")
+        assert "Force PXE" in flags
+        assert "Options apply to all future boots" in flags, "I6: persistently, from the power-on to release"
+
+
+def test_neither_can_log_in_to_the_others_target(hall: Hall) -> None:
+    """The account of the one, as its own script has it, opens nothing of the other."""
+    if any(hall.lab.show(server)["provision_state"] != "active" for server in hall.both):
+        hall.clone(*hall.both)
+    portal = (hall.daemon.address, hall.daemon.port)
+    accounts = {server.name: _account(hall, server) for server in hall.both}
+    for server in hall.both:
+        for other in hall.both:
+            user, password, initiator = accounts[server.name]
+            let_in = knock(portal, f"{BASE}:{other.name}.main", initiator, user, password) == SUCCESS
+            assert let_in is (server is other), (server.name, other.name)
+
+
+def _account(hall: Hall, server: VirtualServer) -> tuple[str, str, str]:
+    script = _script(hall, server)
+    words = dict(line.split(" ", 2)[1:] for line in script.splitlines() if line.startswith("set "))
+    return words["username"], words["password"], words["initiator-iqn"]
+
+
+def test_a_reset_brings_golden_back_and_the_old_volume_goes_once_that_is_proven(hall: Hall) -> None:
+    server = hall.bios
+    if hall.lab.show(server)["provision_state"] != "active":
+        hall.clone(server)
+    sh(server, "echo was here >/root/mine; sync")
+    before = hall.names()
+    hall.lab.ask(server, "rebuild", profile="tiny-clone", vars={"ssh_authorized_keys": PAIR.public})
+    assert hall.lab.wait_for_end(server)["provision_state"] == "active"
+    assert sh(server, "ls /root/mine 2>/dev/null") == ""
+    after = hall.names()
+    assert len(before - after) == len(after - before) == 1, "a new one for the old one"
+    assert f"{BASE}:{server.name}.main" in hall.targets()
+
+
+def test_a_golden_image_in_use_stays(hall: Hall) -> None:
+    if not [name for name in hall.names() if name.startswith("bm-")]:
+        hall.clone(hall.bios)
+    with pytest.raises(Refused, match="in use"):
+        hall.lab.api.delete("/v1/volumes/tiny")
+    with pytest.raises(Conflict, match="already"):
+        hall.lab.api.post("/v1/volumes", {"name": "tiny", "path": str(hall.lab.folder / "config.toml")})
+
+
+def test_release_takes_the_volume_and_the_target_and_nothing_else(hall: Hall) -> None:
+    """A foreign target and a foreign folder stay as they are."""
+    if any(hall.lab.show(server)["provision_state"] != "active" for server in hall.both):
+        hall.clone(*hall.both)
+    foreign = hall.volumes / "bm-somebody"
+    foreign.mkdir()
+    (foreign / "disk.img").write_bytes(b"not ours")
+    hall.daemon.admin("--mode", "target", "--op", "new", "--tid", "77", "-T", f"{BASE}:foreign")
+    hall.lab.make_available(*hall.both)
+    assert hall.names() == {"golden-tiny"}
+    assert hall.targets() == {f"{BASE}:foreign"}
+    assert sorted(path.name for path in hall.volumes.iterdir()) == [".lock", "bm-somebody", "golden-tiny"]
+    assert (foreign / "disk.img").read_bytes() == b"not ours"
+    for server in hall.both:
+        assert "sanboot" not in _script(hall, server)
+
+
+def _script(hall: Hall, server: VirtualServer) -> str:
+    with httpx2.Client(base_url=f"http://127.0.0.1:{hall.lab.boot_port}", trust_env=False) as http:
+        return http.get("/ipxe", params={"mac": server.mac}).text
+
+
+def test_installed_onto_its_volume_by_kickstart(hall: Hall) -> None:
+    """The installer finds the volume as a disk, installs onto it, and the server boots from it by itself."""
+    server = hall.uefi
+    hall.lab.make_available(server)
+    hall.lab.ask(
+        server,
+        "deploy",
+        profile="tiny",
+        boot_target="iscsi",
+        vars={"volume_size": "256M", "ssh_authorized_keys": PAIR.public},
+    )
+    assert hall.lab.wait_for_end(server)["provision_state"] == "active", hall.lab.story(server)
+    assert sh(server, "cat /etc/baremetal/run").strip().endswith(f"/{hall.lab.show(server)['deployed_run']}")
+    assert hall.lab.tell(server)["disk"] == "sda"
+    hall.lab.make_available(server)
+    assert hall.names() == {"golden-tiny"}
