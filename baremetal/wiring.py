@@ -46,6 +46,7 @@ from baremetal.netboot.tokens import TokenMint
 from baremetal.service.advice.doctor import Doctor, Place
 from baremetal.service.advice.explain import Explain
 from baremetal.service.advice.segments import Segments
+from baremetal.service.advice.storage import examine_storage
 from baremetal.service.boot.boot import Boot
 from baremetal.service.boot.dhcp import REFRESH_S, Dhcp
 from baremetal.service.boot.files import Files
@@ -210,6 +211,7 @@ def _assemble(
         explain=Explain(store, kitchen, loaders, segments, sans, now=now),
         storage=hosts,
         goldens=Goldens(store, hosts, volumes, private=[config.data_dir, keys], now=now),
+        volumes=volumes,
         profiles=profiles,
         doctor=Doctor(
             store,
@@ -220,6 +222,7 @@ def _assemble(
             segments,
             pairing=pairing,
             wanted=_named_loaders(described) if config.dhcp.mode != "external" else (),
+            storage=partial(examine_storage, hosts, volumes),
             is_frozen=conversations.is_frozen,
             blocked_s=conversations.blocked_s,
             now=now,

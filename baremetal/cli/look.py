@@ -8,7 +8,7 @@ import typer
 
 from baremetal.cli.milestones import human_size, human_time
 from baremetal.cli.options import Name, Output, OutputOption, ProfileOption, VarOption, complete_server, pairs
-from baremetal.cli.output import emit
+from baremetal.cli.output import emit, in_bytes
 from baremetal.cli.paint import Paint, say
 from baremetal.errors import Unknown
 
@@ -52,13 +52,11 @@ def _print_plan(told: dict[str, Any], files: bool) -> None:
         what = step["what"].removeprefix("wait for ")
         budget = paint(f"up to {human_time(step['budget_s'])}", "dim")
         print(f"  {number:>2}  {kind}  {what:<48} {budget}")
-    disk = told["disk"]
     print()
-    chosen = disk["chosen"] or "not known yet"
-    print(f"  disk        {paint(chosen, 'bold')}  ({disk['selector']}; {disk['note']})")
-    for known in disk["known"]:
-        facts = [known["name"], known["serial"], human_size(known["size"]) if known["size"] else ""]
-        print(f"              {' · '.join(fact for fact in facts if fact)}")
+    if told["volume"] is not None:
+        _print_volume(told["volume"], paint)
+    elif told["disk"] is not None:
+        _print_disk(told["disk"], paint)
     if told["variables"]:
         print()
         for key, value in sorted(told["variables"].items()):
@@ -72,6 +70,20 @@ def _print_plan(told: dict[str, Any], files: bool) -> None:
         tell(read_error(problem))
     if told["ok"]:
         say(Paint.stderr()("Nothing stands in its way.", "green"))
+
+
+def _print_volume(volume: dict[str, Any], paint: Paint) -> None:
+    origin = f"a clone of {volume['image']}" if volume["golden"] else "empty"
+    print(f"  volume      {paint(in_bytes(volume['size']), 'bold')} on {volume['storage']}, {origin}")
+    print(f"  served as   {volume['target']}, LUN {volume['lun']}, to {volume['initiator']} alone")
+
+
+def _print_disk(disk: dict[str, Any], paint: Paint) -> None:
+    chosen = disk["chosen"] or "not known yet"
+    print(f"  disk        {paint(chosen, 'bold')}  ({disk['selector']}; {disk['note']})")
+    for known in disk["known"]:
+        facts = [known["name"], known["serial"], human_size(known["size"]) if known["size"] else ""]
+        print(f"              {' · '.join(fact for fact in facts if fact)}")
 
 
 def _print_files(files: list[dict[str, str]]) -> None:

@@ -135,6 +135,21 @@ def show(name: Name, output: OutputOption = Output.TABLE) -> None:
         say(f"{problem['code']} {problem['message']}")
         raise typer.Exit(5)
     print(f"{'seen':<12} {_described(found)}")
+    if lost := found.get("not_served"):
+        print(f"{'not served':<12} {', '.join(lost)}: baremetal storage restore {name}")
+
+
+@storage.command()
+def restore(name: Name) -> None:
+    """Serve every volume again, after a storage host was restarted and has forgotten."""
+    from baremetal.client import Client
+
+    with Client.find() as client:
+        served = client.post(f"/v1/storage/{quote(name, safe='')}/restore", answer_s=_WORK_S)["served"]
+    for server in served:
+        print(f"{server}: served again")
+    if not served:
+        say("Everything was served already")
 
 
 @storage.command()
@@ -190,6 +205,18 @@ def promote(
 ) -> None:
     """Make a golden image of what a server's volume holds now."""
     _golden({"name": name, "server": server}, output)
+
+
+@volume.command()
+def reset(
+    server: Annotated[str, typer.Argument(metavar="SERVER", help="Whose system; it must be active.")],
+) -> None:
+    """Bring a server back to its golden image: a fresh clone; the old volume goes once that one is proven."""
+    from baremetal.client import Client, server_path
+
+    with Client.find() as client:
+        answer = client.post(server_path(server, "rebuild"), {"method": "clone"})
+    print(f"{server}: run {answer['run']} makes a fresh clone; follow it with: baremetal watch {server}")
 
 
 @volume.command()

@@ -67,6 +67,7 @@ class Context:
     first_boot: bool = True
     inventory: Mapping[str, Any] = field(default_factory=dict)
     san: San | None = None
+    volume: Mapping[str, Any] = field(default_factory=dict)
     _made: dict[bool, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     def with_volume(self, san: San) -> Context:
@@ -115,6 +116,7 @@ class Context:
             "first_boot": self.first_boot,
             "inventory": {**_UNSEEN, **self.inventory},
             "san": self.san.as_dict() if self.san is not None else None,
+            "volume": dict(self.volume) or None,
         }
         check_plain(values)
         return values
@@ -133,6 +135,7 @@ RESERVED = frozenset(
         "cmdline",
         "inventory",
         "san",
+        "volume",
     )
 )
 # The names are there before the first inspection too, so that a template can ask {% if inventory.known %}.

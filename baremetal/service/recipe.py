@@ -92,6 +92,7 @@ class Recipe:
             proof_key=proof_key,
             first_boot=self.first_boot,
             inventory=self.inventory,
+            volume=self.volume,
         )
 
 

@@ -60,14 +60,20 @@ class StorageHost:
             with failpoints("volume.create"):
                 self._make(wanted)
             permit()
-            return self.portal.serve(self.target(door, wanted), self._paths([*known, wanted.name]))
+            target = self.target(wanted.name, wanted.seed is not None, door)
+            return self.portal.serve(target, self._paths([*known, wanted.name]))
 
-    def target(self, door: Door, wanted: Wanted) -> Target:
+    def serve(self, name: str, seeded: bool, door: Door, known: Sequence[str]) -> bool:
+        """Have a volume that stands be served; return whether it was not so. Raises StorageError."""
+        with self.locked():
+            return self.portal.serve(self.target(name, seeded, door), self._paths([*known, name]))
+
+    def target(self, name: str, seeded: bool, door: Door) -> Target:
         """Return the target that a volume is served by: the volume first, its seed after it, which is read only."""
         first = self.portal.first_lun
-        luns = [Lun(first, self.keeper.path(wanted.name))]
-        if wanted.seed is not None:
-            luns.append(Lun(first + 1, self.keeper.seed_path(wanted.name), writable=False))
+        luns = [Lun(first, self.keeper.path(name))]
+        if seeded:
+            luns.append(Lun(first + 1, self.keeper.seed_path(name), writable=False))
         return Target(door.target, (door.initiator,), tuple(luns), door.chap)
 
     def release(

@@ -29,6 +29,7 @@ from baremetal.service.servers.power import Power
 from baremetal.service.servers.servers import Enrolment, ServerChange, Servers
 from baremetal.service.storage.goldens import Goldens
 from baremetal.service.storage.hosts import Hosts
+from baremetal.service.storage.volumes import Volumes
 from baremetal.service.timeline import Timeline
 from baremetal.service.tokens import Role, Tokens
 from baremetal.web import shapes
@@ -52,6 +53,7 @@ class Services:
     tokens: Tokens
     storage: Hosts
     goldens: Goldens
+    volumes: Volumes
     bmc: Executor
 
 
@@ -64,7 +66,7 @@ def add_routes(app: FastAPI, services: Services) -> None:
     _add_events(app, services)
     _add_profiles(app, services)
     _add_tokens(app, services)
-    add_storage(app, services.storage, services.goldens, services.bmc)
+    add_storage(app, services.storage, services.goldens, services.volumes, services.bmc)
 
 
 async def _aside(services: Services, call: Callable[[], T]) -> T:

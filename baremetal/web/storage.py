@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from baremetal.service.storage.goldens import Goldens
 from baremetal.service.storage.hosts import Hosts
+from baremetal.service.storage.volumes import Volumes
 from baremetal.service.tokens import Role
 from baremetal.web.auth import allows, who
 
@@ -39,7 +40,7 @@ class NewImage(BaseModel):
     storage: Annotated[str, Field(max_length=64)] = ""
 
 
-def add_storage(app: FastAPI, hosts: Hosts, goldens: Goldens, threads: Executor) -> None:
+def add_storage(app: FastAPI, hosts: Hosts, goldens: Goldens, volumes_of: Volumes, threads: Executor) -> None:
     """Add the routes. `threads` run what waits for a storage host."""
 
     async def aside(call: Callable[[], T]) -> T:
@@ -61,7 +62,13 @@ def add_storage(app: FastAPI, hosts: Hosts, goldens: Goldens, threads: Executor)
     @allows(Role.VIEWER)
     async def shown(name: str) -> dict[str, Any]:
         """Describe a storage host, and look how it is."""
-        return await aside(lambda: hosts.show(name))
+
+        def look() -> dict[str, Any]:
+            told = hosts.show(name)
+            seen = "software" in told
+            return told | {"not_served": volumes_of.missing(name) if seen else None}
+
+        return await aside(look)
 
     @app.delete("/v1/storage/{name}", status_code=204)
     @allows(Role.ADMIN)
@@ -69,6 +76,12 @@ def add_storage(app: FastAPI, hosts: Hosts, goldens: Goldens, threads: Executor)
         """Forget a storage host that keeps nothing of ours; nothing is changed there."""
         hosts.remove(name, who(request).name)
         return Response(status_code=204)
+
+    @app.post("/v1/storage/{name}/restore")
+    @allows(Role.OPERATOR)
+    async def restored(name: str, request: Request) -> dict[str, Any]:
+        """Serve every volume again that the storage host has ceased to serve, since it was restarted."""
+        return {"served": await aside(lambda: volumes_of.restore(name, who(request).name))}
 
     @app.get("/v1/volumes")
     @allows(Role.VIEWER)

@@ -199,7 +199,8 @@ def test_installed_onto_its_volume_by_kickstart(hall: Hall) -> None:
         boot_target="iscsi",
         vars={"volume_size": "256M", "ssh_authorized_keys": PAIR.public},
     )
-    assert hall.lab.wait_for_end(server)["provision_state"] == "active", hall.lab.story(server)
+    ended = hall.lab.wait_for_end(server)
+    assert ended["provision_state"] == "active", f"{ended['last_error']}\n{hall.lab.console(server)[-3000:]}"
     assert sh(server, "cat /etc/baremetal/run").strip().endswith(f"/{hall.lab.show(server)['deployed_run']}")
     assert hall.lab.tell(server)["disk"] == "sda"
     hall.lab.make_available(server)

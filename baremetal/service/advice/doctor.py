@@ -63,8 +63,10 @@ class Doctor:
         now: Callable[[], datetime],
         pairing: Pairing | None = None,
         wanted: Sequence[str] = (),
+        storage: Callable[[], list[Finding]] = list,
     ) -> None:
         """`wanted`: the loaders that the settings name, and that machines will therefore ask for."""
+        self._storage = storage
         self._loaders = loaders
         self._pairing = pairing
         self._segments = segments
@@ -93,6 +95,7 @@ class Doctor:
                 *self._tools(),
                 *self._missing_loaders(),
                 *self._media(),
+                *self._storage(),
             ]
             for record in self._store.servers():
                 found += [finding for finding in self._server(record, ask=False) if not finding.ok]

@@ -288,9 +288,11 @@ class Deploys:
             problems.append(error)
         files: list[dict[str, str]] = []
         variables: dict[str, Any] = {}
+        volume: dict[str, Any] | None = None
         try:
             recipe = self._with_volume(record, offer, asked, self._recipe(record, offer, asked_vars))
             variables = dict(recipe.variables)
+            volume = dict(recipe.volume) or None
             problems += self._profiles.check(recipe, record.life.runs + 1)
             files = self._kitchen.preview(recipe, record.life.runs + 1, self._base_for(record.facts.ip))
         except BaremetalError as error:
@@ -308,7 +310,8 @@ class Deploys:
             "problems": [error.as_dict() for error in problems],
             "steps": _steps(asked),
             "variables": variables,
-            "disk": self._disk(record, str(variables.get("disk", "auto"))),
+            "disk": None if volume else self._disk(record, str(variables.get("disk", "auto"))),
+            "volume": volume,
             "files": files,
         }
 
@@ -379,6 +382,12 @@ def _asked(record: ServerRecord, order: Order, verb: Verb, by: str, offer: Offer
     if target not in tuple(BootTarget):
         raise Invalid(
             f"no boot target {target[:32]!r}", variable="boot_target", fix=f"use {' or '.join(BootTarget)}"
+        )
+    if (method == Method.CLONE) is offer.profile.has_script:
+        raise Invalid(
+            f"profile {offer.name} is {'no clone' if method == Method.CLONE else 'a clone'} of a golden image",
+            variable="method",
+            fix="use a profile of the family nocloud for clones, and for nothing else",
         )
     if method == Method.CLONE and target != BootTarget.ISCSI:
         raise Invalid(

@@ -8,7 +8,7 @@ which a server's target is served. Deliberately unknown: when a volume is wanted
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import groupby
@@ -35,11 +35,18 @@ SYSTEM = "main"
 
 @dataclass(frozen=True, slots=True)
 class VolumePlan:
-    """What a run freezes about its volume. `golden`: the id of the image that it is a clone of, "" for none."""
+    """What a run freezes about its volume: where, how large, and by which names it is served.
+
+    `golden`: the id of the image that it is a clone of, "" for an empty one; `image` is what people call that.
+    """
 
     storage: str
     size: int
+    target: str
+    initiator: str
+    lun: int
     golden: str = ""
+    image: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -70,7 +77,7 @@ class Volumes:
     ) -> VolumePlan:
         """Decide which volume a run would make, of what. Raises Invalid, Unknown."""
         said = self._hosts.settings(str(variables.get("storage") or offer.storage))
-        self._door_names(record, said, variables)
+        names = (*self._door_names(record, said, variables), said.lun)
         asked = str(variables.get("volume_size") or offer.volume_size)
         size = read_size(asked) if asked else 0
         if method is not Method.CLONE:
@@ -81,9 +88,11 @@ class Volumes:
                     server=record.name,
                     fix="give --var volume_size=20G, or set it in the profile",
                 )
-            return VolumePlan(said.name, size)
+            return VolumePlan(said.name, size, *names)
         golden = self.golden(said.name, str(variables.get("golden") or offer.golden or offer.name))
-        return VolumePlan(said.name, max(size, golden.size), golden.id)
+        return VolumePlan(
+            said.name, max(size, golden.size), *names, golden.id, golden.name.removeprefix("golden-")
+        )
 
     def golden(self, storage: str, name: str) -> VolumeRecord:
         """Find a golden image. Raises Invalid BM810."""
@@ -122,7 +131,7 @@ class Volumes:
             )
         )
         origin = self._origin(plan)
-        door = self._open_door(record, recipe, said, volume, permit)
+        door = self._open_door(record, plan, said, volume, permit)
         wanted = Wanted(
             volume.name,
             tag_of(volume),
@@ -157,6 +166,43 @@ class Volumes:
             self._forget(volumes)
         return "gone" if stays is None else f"only {volume_name(record.name, record.id, stays)} is left"
 
+    # -- by hand --
+
+    def restore(self, storage: str, by: str) -> list[str]:
+        """Serve every volume again that a storage host has ceased to serve: tgt forgets all when it restarts (S4-11).
+
+        Returns the names of the servers concerned. Changes no volume. Raises Unknown, StorageError.
+        """
+        host = self._hosts.host(self._hosts.settings(storage).name)
+        served = []
+        for record, door, volume in self._doors(host.name):
+            known = self._names(record, host.name)
+            if host.serve(volume.name, bool(volume.origin), _door(door), known):
+                self._store.note_volume(volume, f"{volume.name} served again", self._now(), by)
+                served.append(record.name)
+        return served
+
+    def missing(self, storage: str) -> list[str]:
+        """Name the servers whose volume a storage host does not serve as it should. Reads only. Raises StorageError."""
+        host = self._hosts.host(storage)
+        there = host.portal.targets()
+        lost = []
+        for record, door, volume in self._doors(storage):
+            wanted = host.target(volume.name, bool(volume.origin), _door(door))
+            seen = there.get(door.target)
+            if seen is None or {lun.path for lun in seen.luns} != {lun.path for lun in wanted.luns}:
+                lost.append(record.name)
+        return lost
+
+    def _doors(self, storage: str) -> Iterator[tuple[ServerRecord, DoorRecord, VolumeRecord]]:
+        """Give each server with the target and the whole volume that it has on a storage host."""
+        for volume in self._store.volumes():
+            if volume.storage != storage or not volume.server_id or not volume.ready:
+                continue
+            door, record = self._store.door(volume.server_id), self._store.find_server(volume.server_id)
+            if door is not None and record is not None and door.volume_id == volume.id:
+                yield record, door, volume
+
     # -- at boot --
 
     def san(self, server_id: str) -> San | None:
@@ -173,13 +219,13 @@ class Volumes:
     def _open_door(
         self,
         record: ServerRecord,
-        recipe: Recipe,
+        plan: VolumePlan,
         said: StorageSettings,
         volume: VolumeRecord,
         permit: Permit,
     ) -> Door:
         """Write down by which names the volume is to be served; what is served by others is withdrawn first."""
-        target, initiator = self._door_names(record, said, recipe.variables)
+        target, initiator = plan.target, plan.initiator
         old = self._store.door(record.id)
         if old is not None and (old.storage, old.target) != (said.name, target):
             self._hosts.host(old.storage).release(
@@ -192,7 +238,7 @@ class Volumes:
             chap = mint(record.name, mutual=said.mutual_chap) if said.chap else None
             secrets = (chap.user, chap.password, chap.mutual_user, chap.mutual_password) if chap else ()
             self._store.save_door(DoorRecord(record.id, said.name, target, initiator, volume.id, secrets))
-        return Door(target, initiator, Chap(*secrets) if secrets else None)
+        return _door(DoorRecord(record.id, said.name, target, initiator, volume.id, secrets))
 
     def _names(self, record: ServerRecord, storage: str) -> list[str]:
         return [one.name for one in self._store.volumes(server_id=record.id) if one.storage == storage]
@@ -227,6 +273,10 @@ class Volumes:
     def _forget(self, volumes: list[VolumeRecord]) -> None:
         for one in volumes:
             self._store.volume_gone(one.id)
+
+
+def _door(door: DoorRecord) -> Door:
+    return Door(door.target, door.initiator, Chap(*door.secrets) if door.secrets else None)
 
 
 def golden_name(name: str) -> str:

@@ -51,6 +51,7 @@ def app() -> FastAPI:
         tokens=cast(Tokens, TwoTokens()),
         storage=nothing,
         goldens=nothing,
+        volumes=nothing,
         bmc=nothing,
     )
     return control_app(services, "0")
