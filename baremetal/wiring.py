@@ -176,6 +176,8 @@ def _assemble(
         thaw=conversations.thaw,
         now=now,
         later=later.submit,
+        changing=volumes.follow,
+        changed=sans.refresh,
         budgets=budgets,
         limits=limits,
     )

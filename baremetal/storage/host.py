@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from baremetal.failpoints import failpoints
 from baremetal.storage.base import LOCK_WAIT_S, Chap, Keeper, Lun, Portal, Shell, Tag, Target
@@ -63,10 +63,23 @@ class StorageHost:
             target = self.target(wanted.name, wanted.seed is not None, door)
             return self.portal.serve(target, self._paths([*known, wanted.name]))
 
-    def serve(self, name: str, seeded: bool, door: Door, known: Sequence[str]) -> bool:
-        """Have a volume that stands be served; return whether it was not so. Raises StorageError."""
+    def serve(
+        self,
+        name: str,
+        seeded: bool,
+        door: Door,
+        known: Sequence[str],
+        initiators: tuple[str, ...] | None = None,
+    ) -> bool:
+        """Have a volume that stands be served; return whether it was not so. Raises StorageError.
+
+        `initiators`: who may pass, where that is not the door's own alone.
+        """
+        target = self.target(name, seeded, door)
+        if initiators is not None:
+            target = replace(target, initiators=initiators)
         with self.locked():
-            return self.portal.serve(self.target(name, seeded, door), self._paths([*known, name]))
+            return self.portal.serve(target, self._paths([*known, name]))
 
     def target(self, name: str, seeded: bool, door: Door) -> Target:
         """Return the target that a volume is served by: the volume first, its seed after it, which is read only."""

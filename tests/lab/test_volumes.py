@@ -106,7 +106,7 @@ def sh(server: VirtualServer, command: str) -> str:
 
 
 def test_two_clones_of_one_golden_image_are_two_systems(hall: Hall) -> None:
-    """Deployed at once; each its own host keys and name; a file of one is not seen by the other; a power cycle keeps it."""
+    """Deployed at once; each has host keys and a name of its own; what it writes is its own, and survives its power."""
     hall.clone(*hall.both)
     keys = {sh(server, "cat /etc/ssh/ssh_host_ed25519_key.pub") for server in hall.both}
     assert len(keys) == 2, "the golden image's host keys are nobody's"

@@ -74,6 +74,14 @@ class Sans:
                 if record is not None:
                     self._remember(record)
 
+    def refresh(self, server_id: str) -> None:
+        """Learn a server anew whose facts were changed; one that was forgotten is forgotten here too."""
+        with self._lock:
+            self._kept.pop(server_id, None)
+        record = self._store.find_server(server_id)
+        if record is not None:
+            self._remember(record)
+
     def _remember(self, record: ServerRecord) -> None:
         if record.life.run is None and boots_volume(record.life):
             try:

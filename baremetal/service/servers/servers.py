@@ -23,7 +23,7 @@ from baremetal.service import views
 from baremetal.service.servers.enrolment import Enrolment, ServerChange, changed_facts, first_facts
 from baremetal.service.servers.hardware import Hardware
 from baremetal.service.servers.roster import InvalidRows
-from baremetal.store.records import Credentials, HistoryEntry, NewServer, ServerRecord
+from baremetal.store.records import Credentials, Facts, HistoryEntry, NewServer, ServerRecord
 from baremetal.store.store import Store
 
 __all__ = ["Enrolment", "ServerChange", "Servers"]
@@ -58,8 +58,15 @@ class Servers:
         later: Callable[[Callable[[], None]], object],
         budgets: Budgets | None = None,
         limits: Limits | None = None,
+        changing: Callable[[ServerRecord, Facts], object] = lambda *_: None,
+        changed: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`changing` hears of new facts before they are written, and may refuse them; `changed` hears the id of a
+        server whose facts were changed, or which was forgotten.
+        """
+        self._changing = changing
         self._store = store
+        self._changed = changed
         self._engine = engine
         self._budgets = budgets or Budgets()
         self._limits = limits or Limits()
@@ -210,7 +217,9 @@ class Servers:
             names.append("credentials")
         note = f"set {', '.join(names)} by {by}"
         secret = Credentials(account.user, account.password) if account is not None else None
+        self._changing(record, facts)
         self._store.set_facts(record.id, facts, secret, self._now(), by, note, before=record.facts)
+        self._changed(record.id)
         if account is not None:
             self._thaw(BmcUrl.parse(facts.bmc))
             self._engine.nudge(record.id)
@@ -234,8 +243,10 @@ class Servers:
         """
         record = self._store.server(name)
         life = record.life
-        if not force and (life.run is not None or life.state in _CARRIES):
+        if not force and (life.run is not None or life.state in _CARRIES or life.volumes):
             why = f"run {life.run.number} is under way" if life.run is not None else "a system is on it"
+            if life.run is None and life.state not in _CARRIES:
+                why = "a storage host keeps a volume for it"
             raise Refused(
                 f"forget: {life.name} is {life.state}, {why}",
                 allowed=tuple(views.allowed(record)),
@@ -247,6 +258,7 @@ class Servers:
             if decision.outcome is Outcome.CHANGED:
                 log.info("run aborted by forget", server=life.name)
         self._store.forget(record.id, self._now(), by, generation=None if force else life.generation)
+        self._changed(record.id)
 
     def _credentials(self, record: ServerRecord) -> BmcCredentials:
         user, password = self._store.credentials(record.id)

@@ -10,24 +10,28 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from dataclasses import replace as replace_door
 from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from baremetal.errors import Invalid, StorageError, StorageErrorKind
-from baremetal.lifecycle.model import BootTarget, Method, Run
+from msgspec.structs import replace
+
+from baremetal.errors import Invalid, Refused, StorageError, StorageErrorKind
+from baremetal.lifecycle.model import BootTarget, Method, PowerState, Run
+from baremetal.lifecycle.windows import boots_volume
 from baremetal.netboot.san import San
 from baremetal.service.profiles import Offer
 from baremetal.service.recipe import Kitchen, Recipe
 from baremetal.service.storage.hosts import Hosts
 from baremetal.storage.base import Chap, Tag
 from baremetal.storage.chap import mint
-from baremetal.storage.host import Door, Permit, Wanted
+from baremetal.storage.host import Door, Permit, StorageHost, Wanted
 from baremetal.storage.names import name_values, san_uri, volume_name
 from baremetal.storage.seed import make_seed
 from baremetal.storage.settings import StorageSettings
 from baremetal.storage.sizes import read_size
-from baremetal.store.records import DoorRecord, ServerRecord, VolumeRecord
+from baremetal.store.records import DoorRecord, Facts, ServerRecord, VolumeRecord
 from baremetal.store.store import Store
 
 SYSTEM = "main"
@@ -166,6 +170,40 @@ class Volumes:
             self._forget(volumes)
         return "gone" if stays is None else f"only {volume_name(record.name, record.id, stays)} is left"
 
+    # -- a server's own change --
+
+    def follow(self, record: ServerRecord, facts: Facts) -> bool:
+        """Serve an active server's volume by the names that new facts of it make; return whether they are others.
+
+        At every moment the names that are written down are served. Raises Refused while the server is not off, for its
+        system lives on a session by the old names; StorageError.
+        """
+        door = self._store.door(record.id)
+        if door is None or record.life.run is not None or not boots_volume(record.life):
+            return False
+        said, host = self._hosts.settings(door.storage), self._hosts.host(door.storage)
+        variables = self._kitchen.recipe(self._store, record.id, record.life.deployed).variables
+        target, initiator = self._door_names(replace(record, facts=facts), said, variables)
+        if (target, initiator) == (door.target, door.initiator):
+            return False
+        if record.power_state is not PowerState.OFF:
+            raise Refused(
+                "the names of its volume change with this, and its system lives on the old ones",
+                server=record.name,
+                seen=f"power {record.power_state}",
+                fix=f"power it off first: baremetal power soft-off {record.name}",
+            )
+        volume = next(one for one in self._store.volumes(server_id=record.id) if one.id == door.volume_id)
+        known, new = self._names(record, door.storage), replace_door(door, target=target, initiator=initiator)
+        both = (new.initiator, door.initiator) if target == door.target else (new.initiator,)
+        host.serve(volume.name, bool(volume.origin), _door(new), known, initiators=both)
+        self._store.save_door(new)
+        if target == door.target:
+            host.serve(volume.name, bool(volume.origin), _door(new), known)
+        else:
+            host.release(door.target, [], lambda: None, known=known)
+        return True
+
     # -- by hand --
 
     def restore(self, storage: str, by: str) -> list[str]:
@@ -174,6 +212,7 @@ class Volumes:
         Returns the names of the servers concerned. Changes no volume. Raises Unknown, StorageError.
         """
         host = self._hosts.host(self._hosts.settings(storage).name)
+        self._withdraw_nobodys(host)
         served = []
         for record, door, volume in self._doors(host.name):
             known = self._names(record, host.name)
@@ -193,6 +232,15 @@ class Volumes:
             if seen is None or {lun.path for lun in seen.luns} != {lun.path for lun in wanted.luns}:
                 lost.append(record.name)
         return lost
+
+    def _withdraw_nobodys(self, host: StorageHost) -> None:
+        """Withdraw targets that show volumes of ours and are no server's: what a change of names left when it died."""
+        ours = {one.name for one in self._store.volumes() if one.storage == host.name}
+        doors = {door.target for one in self._store.volumes() if (door := self._store.door(one.server_id))}
+        for target in host.portal.targets().values():
+            owners = {host.keeper.owner(lun.path) for lun in target.luns}
+            if target.iqn not in doors and owners and owners <= ours:
+                host.release(target.iqn, [], lambda: None, known=[name for name in owners if name])
 
     def _doors(self, storage: str) -> Iterator[tuple[ServerRecord, DoorRecord, VolumeRecord]]:
         """Give each server with the target and the whole volume that it has on a storage host."""
