@@ -8,7 +8,7 @@ import sys
 
 from bench.figure import Figure, conditions
 
-NAMES = ("start", "bmc", "boot", "storm", "render", "idle", "simulation", "demo", "tftp", "media")
+NAMES = ("start", "bmc", "storage", "boot", "storm", "render", "idle", "simulation", "demo", "tftp", "media")
 
 
 def main() -> int:

@@ -78,7 +78,7 @@ def _deploy(
     service.wait(set(names), lambda one: (one["run"] or {}).get("step") == "script")
     after = farm.stats()
     numbers = range(first, first + len(names))
-    seconds = [_powered_on_at(after[number], began) - began for number in numbers]
+    seconds = [powered_on_at(after[number], began) - began for number in numbers]
     requests = [
         sum(after[number]["requests"].values()) - sum(before[number]["requests"].values())
         for number in numbers
@@ -88,6 +88,7 @@ def _deploy(
     return seconds, requests
 
 
-def _powered_on_at(bmc: dict[str, Any], since: float) -> float:
+def powered_on_at(bmc: dict[str, Any], since: float) -> float:
+    """Return when a BMC was told to power on, by its own count, first after a moment."""
     at: float = next(each["at"] for each in bmc["power"] if each["action"] == ON and each["at"] > since)
     return at
