@@ -140,6 +140,24 @@ def show(name: Name, output: OutputOption = Output.TABLE) -> None:
 
 
 @storage.command()
+def steps(
+    name: Name,
+    server: Annotated[str, typer.Argument(metavar="SERVER")],
+    size: Annotated[str, typer.Option("--size", metavar="SIZE", help="As in 20G.")] = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Say what to do by hand on an array for a server: names, number, account. Shows the server's secret."""
+    from baremetal.client import Client
+
+    with Client.find() as client:
+        body = {"server": server, "size": size}
+        found = client.post(f"/v1/storage/{quote(name, safe='')}/steps", body)["steps"]
+    if not emit(found, output):
+        for number, step in enumerate(found, 1):
+            print(f"{number}. {step}")
+
+
+@storage.command()
 def restore(name: Name) -> None:
     """Serve every volume again, after a storage host was restarted and has forgotten."""
     from baremetal.client import Client

@@ -105,6 +105,8 @@ def _begin(server: Server, asked: Asked, now: datetime) -> Decision:
     if not flow.steps:
         word = "on the operator's word" if asked.verb is Verb.ADOPT else "nothing to do on the machine"
         ended = replace(server, state=flow.ends, last_error="")
+        if asked.verb is Verb.ADOPT:
+            ended = replace(ended, target=asked.target)
         return changed(server, ended, f"{asked.verb}: {word}; now {flow.ends}")
     number = server.runs + 1
     run = Run(

@@ -18,3 +18,12 @@ def read_size(text: str) -> int:
     if size < _LEAST:
         raise Invalid(f"size {text[:32]!r} is not a size of 1M or more", variable="size", fix="write 20G")
     return -(-size // 512) * 512
+
+
+def say_size(size: int) -> str:
+    """Write bytes as arrays have them: `20 GiB`."""
+    amount, unit = float(size), "MiB"
+    amount /= 1 << 20
+    if amount >= 1024:
+        amount, unit = amount / 1024, "GiB"
+    return f"{amount:.0f} {unit}" if amount == int(amount) else f"{amount:.1f} {unit}"

@@ -40,6 +40,15 @@ class NewImage(BaseModel):
     storage: Annotated[str, Field(max_length=64)] = ""
 
 
+class ByHand(BaseModel):
+    """For which server a LUN is made by hand, and how large."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    server: Annotated[str, Field(max_length=253)]
+    size: Annotated[str, Field(max_length=32)] = ""
+
+
 def add_storage(app: FastAPI, hosts: Hosts, goldens: Goldens, volumes_of: Volumes, threads: Executor) -> None:
     """Add the routes. `threads` run what waits for a storage host."""
 
@@ -82,6 +91,12 @@ def add_storage(app: FastAPI, hosts: Hosts, goldens: Goldens, volumes_of: Volume
     async def restored(name: str, request: Request) -> dict[str, Any]:
         """Serve every volume again that the storage host has ceased to serve, since it was restarted."""
         return {"served": await aside(lambda: volumes_of.restore(name, who(request).name))}
+
+    @app.post("/v1/storage/{name}/steps")
+    @allows(Role.OPERATOR)
+    def by_hand(name: str, body: ByHand) -> dict[str, Any]:
+        """Say what has to be done on an array for one server, with the secret that its script will use."""
+        return {"steps": volumes_of.steps(name, body.server, body.size)}
 
     @app.get("/v1/volumes")
     @allows(Role.VIEWER)

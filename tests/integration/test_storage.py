@@ -24,7 +24,7 @@ from baremetal.lifecycle.model import BootDevice
 from baremetal.sim.bootflags import BootFlagBytes
 from baremetal.storage.shell import LocalShell
 from baremetal.storage.tgt import Tgt
-from tests.integration.conftest import MAC, Service, running
+from tests.integration.conftest import MAC, Service, enrolment, running
 from tests.iscsi import SUCCESS, knock
 
 BASE = "iqn.2026-01.org.example"
@@ -462,6 +462,50 @@ def test_a_thousand_volumes_are_listed_within_half_a_second(hall: Hall) -> None:
                 file.unlink()
             folder.rmdir()
     assert golden.is_dir()
+
+
+def test_an_array_whose_luns_are_made_by_hand(hall: Hall) -> None:
+    """S0-6, S0-7, S1-3, S1-4, S1-6: the exact steps; a system that is there already is adopted and booted."""
+    service = hall.service
+    facts = {
+        "kind": "external",
+        "portal": "192.0.2.5",
+        "base_iqn": "iqn.2000-01.com.synology",
+        "first_lun": 1,
+    }
+    names = {"target": "{base}:{hostname}.{system}", "initiator": "{base}:{hostname}"}
+    service.post("/v1/storage", {"name": "ds918", **facts, **names}, 201)
+    service.plug("r1")
+    service.post("/v1/servers", enrolment(boot_target="iscsi", adopt=True), 201)
+    service.wait("r1", lambda server: server["provision_state"] == "active")
+    assert "sanboot" not in hall.script(), "nobody has said yet where its volume is"
+    told = "\n".join(service.post("/v1/storage/ds918/steps", {"server": "r1", "size": "20G"}, 200)["steps"])
+    uri = "iscsi:192.0.2.5:::1:iqn.2000-01.com.synology:r1.main"
+    for words in (
+        "a LUN of 20 GiB",
+        "named exactly iqn.2000-01.com.synology:r1.main, and map the LUN to it as number 1",
+        "the initiator iqn.2000-01.com.synology:r1 and nobody else",
+        "iscsiadm -m discovery -t st -p 192.0.2.5:3260",
+        "iscsiadm -m node -T iqn.2000-01.com.synology:r1.main -p 192.0.2.5:3260 -l",
+        "iscsiadm -m session -P3",
+        f"sanboot {uri}",
+        "iscsi_target=iqn.2000-01.com.synology:r1.main iscsi_address=192.0.2.5",
+        "iscsi_initiatorname=iqn.2000-01.com.synology:r1 ip=dhcp",
+    ):
+        assert words in told, told
+    said = hall.settings()
+    assert said["root-path"] == uri
+    assert f"user {said['username']}, password {said['password']}." in told
+    assert service.post("/v1/storage/ds918/steps", {"server": "r1", "size": "20G"}, 200)[
+        "steps"
+    ] == told.split("\n")
+    refused = service.post("/v1/servers/r1/rebuild", {"profile": "clone", "vars": {"storage": "ds918"}}, 422)
+    assert "made by hand" in refused["message"]
+    assert service.post("/v1/storage/nas/steps", {"server": "r1"}, 409)["code"] == "BM502"
+    service.post("/v1/servers/r1/release")
+    assert hall.rest()["provision_state"] == "available"
+    service.api.delete("/v1/servers/r1")
+    assert service.api.delete("/v1/storage/ds918").status_code == 204
 
 
 def test_a_mac_that_is_replaced_leaves_the_server_its_volume(diskless: Hall) -> None:

@@ -163,6 +163,7 @@ class Deploys:
                 by=by,
                 force=order.force,
                 wipe=order.wipe,
+                target=BootTarget(record.facts.boot_target) if verb is Verb.ADOPT else BootTarget.DISK,
                 budgets=self._budgets,
                 limits=self._limits,
             )

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from msgspec.structs import replace
+
 from baremetal import telemetry
 from baremetal.drivers.base import BmcCredentials, BmcUrl
 from baremetal.engine.engine import Begin, Engine
@@ -17,7 +19,7 @@ from baremetal.errors import BaremetalError, Conflict, Invalid, Refused, Unknown
 from baremetal.failpoints import failpoints
 from baremetal.lifecycle.decision import Outcome
 from baremetal.lifecycle.events import Asked, MaintenanceChanged
-from baremetal.lifecycle.model import Budgets, Limits, ProvisionState, Server, Verb
+from baremetal.lifecycle.model import BootTarget, Budgets, Limits, ProvisionState, Server, Verb
 from baremetal.netboot.variables import normal_mac
 from baremetal.service import views
 from baremetal.service.servers.enrolment import Enrolment, ServerChange, changed_facts, first_facts
@@ -121,7 +123,8 @@ class Servers:
             if then is None or life.state is not ProvisionState.MANAGEABLE or life.run is not None:
                 return
             by = str(frozen.get("by") or "enrolment")
-            self._engine.submit(server_id, self._asked(Verb(then), by))
+            target = BootTarget(self._store.server(server_id).facts.boot_target)
+            self._engine.submit(server_id, replace(self._asked(Verb(then), by), target=target))
         except BaremetalError as error:
             log.warning("an enrolment did not go on", server=server_id, code=error.code, error=str(error))
 

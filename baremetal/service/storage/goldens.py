@@ -55,6 +55,8 @@ class Goldens:
         seen: dict[str, dict[str, Kept]] = {}
         problems: dict[str, str] = {}
         for storage in {record.storage for record in records}:
+            if self._is_by_hand(storage):
+                continue
             try:
                 kept = self._hosts.host(storage).keeper.volumes()
                 seen[storage] = {one.name: one for one in kept}
@@ -104,6 +106,10 @@ class Goldens:
                 code="BM807",
                 fix="release the server",
             )
+        if self._is_by_hand(record.storage):
+            self._store.drop_door(record.server_id)
+            self._store.volume_gone(record.id)
+            return
         host = self._hosts.host(record.storage)
         door = self._store.door(record.server_id) if record.server_id else None
         if door is not None and door.storage == record.storage:
@@ -123,6 +129,10 @@ class Goldens:
         return found
 
     # -- inside --
+
+    def _is_by_hand(self, storage: str) -> bool:
+        said = self._hosts.all().get(storage)
+        return said is not None and not said.makes
 
     def _find(self, name: str, storage: str) -> VolumeRecord:
         found = [

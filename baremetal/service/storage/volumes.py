@@ -20,11 +20,13 @@ from msgspec.structs import replace
 from baremetal.errors import Invalid, Refused, StorageError, StorageErrorKind
 from baremetal.lifecycle.model import BootTarget, Method, PowerState, Run
 from baremetal.lifecycle.windows import boots_volume
+from baremetal.netboot.profile import Family
 from baremetal.netboot.san import San
 from baremetal.service.profiles import Offer
 from baremetal.service.recipe import Kitchen, Recipe
 from baremetal.service.storage.hosts import Hosts
 from baremetal.storage.base import Chap, Tag
+from baremetal.storage.by_hand import steps
 from baremetal.storage.chap import mint
 from baremetal.storage.host import Door, Permit, StorageHost, Wanted
 from baremetal.storage.names import name_values, san_uri, volume_name
@@ -35,6 +37,7 @@ from baremetal.store.records import DoorRecord, Facts, ServerRecord, VolumeRecor
 from baremetal.store.store import Store
 
 SYSTEM = "main"
+_ONTO_VOLUMES = (Family.KICKSTART, Family.PRESEED, Family.AUTOYAST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,14 @@ class Volumes:
         asked = str(variables.get("volume_size") or offer.volume_size)
         size = read_size(asked) if asked else 0
         if method is not Method.CLONE:
-            if not size:
+            if offer.profile.family not in _ONTO_VOLUMES:
+                raise Invalid(
+                    f"profile {offer.name}: {offer.profile.family} is not installed onto volumes yet",
+                    variable="boot_target",
+                    server=record.name,
+                    fix="install it on a disk, or make a golden image of it and deploy clones",
+                )
+            if not size and said.makes:
                 raise Invalid(
                     f"profile {offer.name}: how large is its volume to be?",
                     variable="volume_size",
@@ -93,6 +103,13 @@ class Volumes:
                     fix="give --var volume_size=20G, or set it in the profile",
                 )
             return VolumePlan(said.name, size, *names)
+        if not said.makes:
+            raise Invalid(
+                f"the volumes of {said.name} are made by hand, so nobody clones them",
+                variable="storage",
+                server=record.name,
+                fix="name another storage host, or install onto the volume",
+            )
         golden = self.golden(said.name, str(variables.get("golden") or offer.golden or offer.name))
         return VolumePlan(
             said.name, max(size, golden.size), *names, golden.id, golden.name.removeprefix("golden-")
@@ -119,7 +136,7 @@ class Volumes:
         """Have this run's volume stand, served to this server alone. Idempotent. Raises StorageError."""
         recipe = self._kitchen.recipe(self._store, record.id, run.number)
         plan = VolumePlan(**recipe.volume)
-        host, said = self._hosts.host(plan.storage), self._hosts.settings(plan.storage)
+        said = self._hosts.settings(plan.storage)
         permit()
         volume = self._store.want_volume(
             VolumeRecord(
@@ -134,7 +151,11 @@ class Volumes:
                 origin=plan.golden,
             )
         )
-        origin = self._origin(plan)
+        if not said.makes:
+            door = self._open_door(record, plan, said, volume, permit)
+            self._store.volume_stands(volume.id, plan.size)
+            return f"made by hand on {plan.storage}, expected as {door.target} for {door.initiator}"
+        host, origin = self._hosts.host(plan.storage), self._origin(plan)
         door = self._open_door(record, plan, said, volume, permit)
         wanted = Wanted(
             volume.name,
@@ -158,15 +179,17 @@ class Volumes:
         permit()
         if door is not None:
             behind = [one for one in going if one.storage == door.storage]
-            self._hosts.host(door.storage).release(
-                door.target, [(one.name, tag_of(one)) for one in behind], permit
-            )
+            if self._hosts.settings(door.storage).makes:
+                self._hosts.host(door.storage).release(
+                    door.target, [(one.name, tag_of(one)) for one in behind], permit
+                )
             self._store.drop_door(record.id)
             self._forget(behind)
             going = [one for one in going if one not in behind]
         for storage, some in groupby(sorted(going, key=lambda one: one.storage), lambda one: one.storage):
             volumes = list(some)
-            self._hosts.host(storage).drop([(one.name, tag_of(one)) for one in volumes], permit)
+            if self._hosts.settings(storage).makes:
+                self._hosts.host(storage).drop([(one.name, tag_of(one)) for one in volumes], permit)
             self._forget(volumes)
         return "gone" if stays is None else f"only {volume_name(record.name, record.id, stays)} is left"
 
@@ -180,6 +203,8 @@ class Volumes:
         """
         door = self._store.door(record.id)
         if door is None or record.life.run is not None or not boots_volume(record.life):
+            return False
+        if not self._hosts.settings(door.storage).makes:
             return False
         said, host = self._hosts.settings(door.storage), self._hosts.host(door.storage)
         variables = self._kitchen.recipe(self._store, record.id, record.life.deployed).variables
@@ -205,6 +230,25 @@ class Volumes:
         return True
 
     # -- by hand --
+
+    def steps(self, storage: str, server_name: str, size: str) -> list[str]:
+        """Say what has to be done by hand on an array for one server; its secret is made now, if it has none.
+
+        Raises Unknown, Invalid; Refused for a storage host on which nothing is done by hand.
+        """
+        record, said = self._store.server(server_name), self._hosts.settings(storage)
+        if said.makes:
+            raise Refused(
+                f"on {said.name} nothing is done by hand: a deploy makes its volume", server=record.name
+            )
+        target, initiator = self._door_names(record, said, record.facts.vars)
+        door = self._store.door(record.id)
+        if door is None or (door.storage, door.target, door.initiator) != (said.name, target, initiator):
+            if door is not None and record.life.volumes:
+                raise Refused(f"its volume is on {door.storage}", server=record.name, fix="release it first")
+            door = DoorRecord(record.id, said.name, target, initiator, "", self._secrets(record, said))
+            self._store.save_door(door)
+        return steps(said, _door(door), read_size(size) if size else 0)
 
     def restore(self, storage: str, by: str) -> list[str]:
         """Serve every volume again that a storage host has ceased to serve: tgt forgets all when it restarts (S4-11).
@@ -275,18 +319,28 @@ class Volumes:
         """Write down by which names the volume is to be served; what is served by others is withdrawn first."""
         target, initiator = plan.target, plan.initiator
         old = self._store.door(record.id)
-        if old is not None and (old.storage, old.target) != (said.name, target):
+        elsewhere = old is not None and (old.storage, old.target) != (said.name, target)
+        if old is not None and elsewhere and self._hosts.settings(old.storage).makes:
             self._hosts.host(old.storage).release(
                 old.target, [], permit, known=self._names(record, old.storage)
             )
             self._store.drop_door(record.id)
-        if old is not None and (old.volume_id, old.target, old.initiator) == (volume.id, target, initiator):
+        same = old is not None and (old.storage, old.target, old.initiator) == (said.name, target, initiator)
+        if old is not None and same and not said.makes:  # what was told to the array holds for every run
+            secrets = old.secrets
+            self._store.save_door(DoorRecord(record.id, said.name, target, initiator, volume.id, secrets))
+        elif old is not None and same and old.volume_id == volume.id:
             secrets = old.secrets
         else:
-            chap = mint(record.name, mutual=said.mutual_chap) if said.chap else None
-            secrets = (chap.user, chap.password, chap.mutual_user, chap.mutual_password) if chap else ()
+            secrets = self._secrets(record, said)
             self._store.save_door(DoorRecord(record.id, said.name, target, initiator, volume.id, secrets))
         return _door(DoorRecord(record.id, said.name, target, initiator, volume.id, secrets))
+
+    def _secrets(self, record: ServerRecord, said: StorageSettings) -> tuple[str, ...]:
+        if not said.chap:
+            return ()
+        chap = mint(record.name, mutual=said.mutual_chap)
+        return chap.user, chap.password, chap.mutual_user, chap.mutual_password
 
     def _names(self, record: ServerRecord, storage: str) -> list[str]:
         return [one.name for one in self._store.volumes(server_id=record.id) if one.storage == storage]
