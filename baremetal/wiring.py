@@ -212,7 +212,9 @@ def _assemble(
         power=Power(store, engine, now=now),
         explain=Explain(store, kitchen, loaders, segments, sans, now=now),
         storage=hosts,
-        goldens=Goldens(store, hosts, volumes, private=[config.data_dir, keys], now=now),
+        goldens=Goldens(
+            store, hosts, volumes, private=[config.data_dir, keys], media=config.media_dir, now=now
+        ),
         volumes=volumes,
         profiles=profiles,
         doctor=Doctor(

@@ -40,7 +40,7 @@ def view(store: Store, record: ServerRecord, queue: Mapping[str, QueueEntry] | N
         "macs": list(facts.macs),
         "bmc": _bmc(facts.bmc),
         "boot_mode": facts.boot_mode,
-        "boot_target": facts.boot_target,
+        "boot_target": str(life.target) if life.deployed else facts.boot_target,
         "arch": facts.arch,
         "uuid": facts.uuid,
         "serial": facts.serial,

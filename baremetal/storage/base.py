@@ -94,7 +94,7 @@ class Keeper(Protocol):
 
     @property
     def snapshots(self) -> str:
-        """How a clone is made, for people: "thin snapshots", "reflinks", "plain copies"."""
+        """How a clone is made, for people, after "a clone by": "thin snapshot", "reflink, or copy"."""
         ...
 
     def check(self) -> Room:

@@ -30,7 +30,7 @@ class FileKeeper:
 
     @property
     def snapshots(self) -> str:
-        return "reflinks where the filesystem has them, else plain copies"
+        return "reflink, or copy"
 
     def check(self) -> Room:
         done = self._run("stat", "-f", "-c", "%S %b %a", self.folder)

@@ -31,7 +31,7 @@ _QCOW2 = b"QFI\xfb"
 
 
 class Goldens:
-    """For threads. `private`: folders whose files are no images."""
+    """For threads. `private`: folders whose files are no images, but for those in `media`."""
 
     def __init__(
         self,
@@ -40,12 +40,14 @@ class Goldens:
         volumes: Volumes,
         *,
         private: Sequence[Path],
+        media: Path,
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._hosts = hosts
         self._volumes = volumes
-        self._private = tuple(private)
+        self._private = tuple(folder.resolve() for folder in private)
+        self._media = media.resolve()
         self._now = now
 
     def list(self) -> list[dict[str, Any]]:
@@ -188,7 +190,8 @@ class Goldens:
             raise Invalid(f"{path}: {error.strerror}", variable="path") from error
         if not good:
             raise Invalid(f"{path} is no file by its whole path", variable="path")
-        if any(real.is_relative_to(folder) for folder in self._private):
+        own = any(real.is_relative_to(folder) for folder in self._private)
+        if own and not real.is_relative_to(self._media):
             raise Invalid(f"{path} is a file of this service, not an image", variable="path")
         return real
 
