@@ -245,6 +245,7 @@ class StorageErrorKind(StrEnum):
     CLASH = "clash"  # the name is taken by something that is not ours
     SETTINGS = "settings"  # a target of this name stands there with settings that are not ours
     IN_USE = "in use"
+    BUSY = "busy"  # somebody else's change takes long
     FAILED = "failed"  # a command failed in a way that we do not know
 
 
@@ -256,6 +257,7 @@ _STORAGE_CODES = {
     StorageErrorKind.CLASH: "BM805",
     StorageErrorKind.SETTINGS: "BM806",
     StorageErrorKind.IN_USE: "BM807",
+    StorageErrorKind.BUSY: "BM811",
     StorageErrorKind.FAILED: "BM808",
 }
 
@@ -271,7 +273,7 @@ class StorageError(BaremetalError):
     @property
     def transient(self) -> bool:
         """Whether asking again later can help without an operator."""
-        return self.kind in (StorageErrorKind.UNREACHABLE, StorageErrorKind.FAILED)
+        return self.kind in (StorageErrorKind.UNREACHABLE, StorageErrorKind.FAILED, StorageErrorKind.BUSY)
 
     def as_dict(self) -> dict[str, Any]:
         return super().as_dict() | {"kind": str(self.kind)}

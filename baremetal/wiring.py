@@ -194,6 +194,7 @@ def _assemble(
         stagger_s=config.deploy.power_on_stagger_s,
         tell=timeline.wake,
     )
+    power = Power(store, engine, now=now)
     services = Services(
         servers=servers,
         deploys=Deploys(
@@ -209,11 +210,18 @@ def _assemble(
             budgets=budgets,
             limits=limits,
         ),
-        power=Power(store, engine, now=now),
+        power=power,
         explain=Explain(store, kitchen, loaders, segments, sans, now=now),
         storage=hosts,
         goldens=Goldens(
-            store, hosts, volumes, private=[config.data_dir, keys], media=config.media_dir, now=now
+            store,
+            hosts,
+            volumes,
+            private=[config.data_dir, keys],
+            power=power.state,
+            media=config.media_dir,
+            work=config.data_dir,
+            now=now,
         ),
         volumes=volumes,
         profiles=profiles,

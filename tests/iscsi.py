@@ -24,7 +24,7 @@ def knock(
     with socket.create_connection(portal, timeout=10) as wire:
         try:
             return _log_in(wire, target, initiator, user, password)
-        except EOFError:
+        except (EOFError, ConnectionError):
             return HUNG_UP
 
 

@@ -163,10 +163,14 @@ def restore(name: Name) -> None:
     from baremetal.client import Client
 
     with Client.find() as client:
-        served = client.post(f"/v1/storage/{quote(name, safe='')}/restore", answer_s=_WORK_S)["served"]
-    for server in served:
+        done = client.post(f"/v1/storage/{quote(name, safe='')}/restore", answer_s=_WORK_S)
+    for server in done["served"]:
         print(f"{server}: served again")
-    if not served:
+    for server, why in done["failed"].items():
+        say(f"{server}: {why}")
+    if done["failed"]:
+        raise typer.Exit(5)
+    if not done["served"]:
         say("Everything was served already")
 
 

@@ -22,19 +22,19 @@ from msgspec.structs import replace
 from baremetal import telemetry
 from baremetal.drivers.base import BmcCredentials, BmcDriver, BmcUrl
 from baremetal.engine.conversations import Conversations
-from baremetal.engine.perform import LoginTarget, Performer, Quirks
+from baremetal.engine.perform import LoginTarget, Performer, Quirks, Seen
 from baremetal.errors import (
     BaremetalError,
     BmcError,
     BmcErrorKind,
-    Invalid,
     LoginError,
     StorageError,
+    StorageErrorKind,
     Superseded,
     Unavailable,
 )
-from baremetal.failpoints import failpoint
-from baremetal.lifecycle.actions import Action, CheckLogin, EnsureNoVolume, EnsurePower, EnsureVolume
+from baremetal.failpoints import FailpointError, failpoint
+from baremetal.lifecycle.actions import Action, CheckLogin, EnsurePower, StorageAction
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.decision import Decision, Outcome, Reply
 from baremetal.lifecycle.events import Did, Event, Failed, Heard, Intended, Overdue
@@ -306,8 +306,8 @@ class Engine:
             try:
                 if isinstance(action, CheckLogin):
                     seen = self._performer.prove(self._login_target(record, run))
-                elif isinstance(action, EnsureVolume | EnsureNoVolume):
-                    seen = self._performer.keep(action, record, run, permit)
+                elif isinstance(action, StorageAction):
+                    seen = self._keep(action, record, run, permit)
                 else:
                     bmc = bmc or self.converse(record, stack)
                     mode = BootMode(record.facts.boot_mode)
@@ -318,7 +318,10 @@ class Engine:
                 if self._moved_on(record, run, hold.fence):
                     return
                 continue
-            except (BmcError, LoginError, StorageError, Invalid) as error:
+            except Unavailable:
+                raise
+            except BaremetalError as error:
+                # whatever it is, its step must hear of it: a turn that only ends is begun again at once
                 self.submit(server_id, _failure(error, run, hold.fence), known=permit.record, hold=hold)
                 return
             power = seen.power if seen.power is not record.power_state else None
@@ -326,6 +329,17 @@ class Engine:
             decision = self.submit(server_id, did, known=permit.record, power=power, hold=hold)
             _crash_point(run, action, "after")
             record = replace(record, life=decision.server, power_state=seen.power or record.power_state)
+
+    def _keep(self, action: StorageAction, record: ServerRecord, run: Run, permit: _Permit) -> Seen:
+        """Have a storage host's action done; what breaks there is told to its step, to be tried again later."""
+        try:
+            return self._performer.keep(action, record, run, permit)
+        except (BaremetalError, FailpointError):
+            raise
+        except Exception as error:
+            log.exception("a storage action broke", server=record.id, action=str(action))
+            what = f"{action}: {type(error).__name__}; the service's log has the details"
+            raise StorageError(what, StorageErrorKind.FAILED) from error
 
     def _moved_on(self, record: ServerRecord, run: Run, fence: int) -> bool:
         """Whether a write was forbidden because this turn is over, not because its step was replaced by another."""
@@ -404,9 +418,9 @@ class _Permit:
             raise Superseded(decision.note)
 
 
-def _failure(error: BmcError | LoginError | StorageError | Invalid, run: Run, fence: int) -> Failed:
+def _failure(error: BaremetalError, run: Run, fence: int) -> Failed:
     text = f"{error.code} {error}"
-    if isinstance(error, Invalid):  # an account or a quirk that only the operator can correct
+    if not isinstance(error, BmcError | LoginError | StorageError):  # what only an operator can correct
         return Failed(run.number, run.step, fence, text, transient=False)
     pauses = isinstance(error, BmcError) and error.kind is BmcErrorKind.BREAKER
     wait = (error.retry_after_s or 0.0) if isinstance(error, BmcError) else 0.0

@@ -20,6 +20,7 @@ from baremetal.lifecycle.actions import (
     EnsureBootDevice,
     EnsureNoVolume,
     EnsurePower,
+    EnsureServed,
     EnsureVolume,
     StorageAction,
 )
@@ -88,8 +89,12 @@ class Login(Protocol):
 class Volumes(Protocol):
     """Make the volume of a run stand and be served, or be gone. Raises `StorageError`."""
 
-    def ensure(self, record: ServerRecord, run: Run, permit: Permit) -> str:
-        """Return what was read back, in words."""
+    def make(self, record: ServerRecord, run: Run, permit: Permit) -> str:
+        """Have the run's volume stand whole; return what was read back, in words."""
+        ...
+
+    def serve(self, record: ServerRecord, run: Run, permit: Permit) -> str:
+        """Have the server's target show it."""
         ...
 
     def remove(self, record: ServerRecord, run: Run, permit: Permit, *, earlier: bool) -> str: ...
@@ -116,7 +121,7 @@ class Performer:
                 return self._ensure_power(bmc, target, quirks, permit)
             case EnsureBootDevice():
                 return self._ensure_boot_device(bmc, action, boot_mode, quirks, permit)
-            case CheckLogin() | EnsureVolume() | EnsureNoVolume():
+            case CheckLogin() | EnsureVolume() | EnsureServed() | EnsureNoVolume():
                 raise AssertionError(f"to {action}, nobody speaks to a BMC")
 
     def keep(self, action: StorageAction, record: ServerRecord, run: Run, permit: Permit) -> Seen:
@@ -124,7 +129,9 @@ class Performer:
         assert self.volumes is not None, "no deploy to iscsi is accepted without storage hosts"
         match action:
             case EnsureVolume():
-                return Seen(wrote=True, text=self.volumes.ensure(record, run, permit))
+                return Seen(wrote=True, text=self.volumes.make(record, run, permit))
+            case EnsureServed():
+                return Seen(wrote=True, text=self.volumes.serve(record, run, permit))
             case EnsureNoVolume(earlier):
                 return Seen(wrote=True, text=self.volumes.remove(record, run, permit, earlier=earlier))
 

@@ -35,10 +35,20 @@ class EnsureBootDevice(Struct, frozen=True):
 
 
 class EnsureVolume(Struct, frozen=True):
-    """Have this run's volume stand on its storage host, served to this server and to nobody else."""
+    """Have this run's volume stand whole on its storage host. Nobody sees it yet."""
 
     def __str__(self) -> str:
-        return "volume made and served"
+        return "volume made"
+
+
+class EnsureServed(Struct, frozen=True):
+    """Have this run's volume be what the server's target shows, to this server and to nobody else.
+
+    Only while the server is off: what it ran until now lives on the volume that the target showed before.
+    """
+
+    def __str__(self) -> str:
+        return "volume served"
 
 
 class EnsureNoVolume(Struct, frozen=True):
@@ -57,5 +67,5 @@ class CheckLogin(Struct, frozen=True):
         return "prove by SSH"
 
 
-StorageAction = EnsureVolume | EnsureNoVolume
-Action = CheckAccess | EnsurePower | EnsureBootDevice | EnsureVolume | EnsureNoVolume | CheckLogin
+StorageAction = EnsureVolume | EnsureServed | EnsureNoVolume
+Action = CheckAccess | EnsurePower | EnsureBootDevice | StorageAction | CheckLogin

@@ -13,7 +13,14 @@ from hashlib import blake2b
 
 from msgspec.structs import replace
 
-from baremetal.lifecycle.actions import CheckAccess, CheckLogin, EnsureNoVolume, EnsurePower, EnsureVolume
+from baremetal.lifecycle.actions import (
+    CheckAccess,
+    CheckLogin,
+    EnsureNoVolume,
+    EnsurePower,
+    EnsureServed,
+    EnsureVolume,
+)
 from baremetal.lifecycle.decision import Decision
 from baremetal.lifecycle.events import (
     Asked,
@@ -185,7 +192,8 @@ def _intended(server: Server, event: Intended, now: datetime) -> Decision:
         kept = server.volumes
         if isinstance(step.action, EnsureVolume) and run.number not in kept:
             kept = (*kept, run.number)
-        return changed(server, server, f"intends {owed(server)}", run=replace(run, trouble=""), volumes=kept)
+        intends = replace(run, trouble="", served=run.served or isinstance(step.action, EnsureServed))
+        return changed(server, server, f"intends {owed(server)}", run=intends, volumes=kept)
     # a write that seems to be ahead of us was made before the clock was set back
     recent = tuple(at for at in server.power_writes if timedelta(0) <= now - at < HOUR)
     if run.power_writes >= run.limits.power_writes_per_step:

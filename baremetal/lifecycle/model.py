@@ -173,7 +173,8 @@ class Run(Struct, frozen=True):
     """One execution of a workflow on one server, from the verb to its end.
 
     `wipe` belongs to the verb: the disks are overwritten too. `step` indexes the workflow's steps, or the closing
-    steps once `closing` carries the reason why the run is being given up. `attempt`, `serves`, `power_on_intended` and
+    steps once `closing` carries the reason why the run is being given up. `served`: from the intention on to show its
+    volume in the place of an earlier one. `attempt`, `serves`, `power_on_intended` and
     `flags_at` belong to the current *netboot* attempt; `tries` and `power_writes` to the current step.
     """
 
@@ -198,6 +199,7 @@ class Run(Struct, frozen=True):
     closing: str = ""
     target: BootTarget = BootTarget.DISK
     proof: Proof = Proof.SSH
+    served: bool = False
     reboots: bool = False
     asks_go: bool = True
     flip: BootDevice = BootDevice.DISK

@@ -150,9 +150,7 @@ def _end(before: Server, server: Server, state: ProvisionState, reason: str, not
         deployed, found_on, target = run.number, False, run.target
     elif released or (run.wipe and not reason):
         deployed, found_on, target = 0, False, BootTarget.DISK
-    elif (
-        run.go is not None or run.number in server.volumes
-    ):  # the server's target shows this run's volume now
+    elif run.go is not None or run.served:
         deployed, target = 0, BootTarget.DISK
     ended = replace(
         server,

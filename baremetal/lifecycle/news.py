@@ -165,7 +165,7 @@ def _boots_volume(server: Server, run: Run, event: Fetched, now: datetime) -> De
     """Send the machine to its volume, however often it asks; the first time is the evidence that it netboots."""
     note = f"sent to its volume: {event.address or 'the machine'}"
     flow = workflow(run)
-    if flow.way is Way.CLONE and run.step <= (asked := flow.index("script")):
+    if flow.way is Way.CLONE and run.power_on_intended and run.step <= (asked := flow.index("script")):
         served = server.with_run(serves=run.serves + 1, last_sign="boot script")
         return replace(changed(server, enter(served, asked + 1, now), note), reply=Reply.SERVE)
     return noop(server, note, Reply.SERVE)

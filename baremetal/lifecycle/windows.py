@@ -29,16 +29,22 @@ def boot_window_open(server: Server) -> bool:
 def boots_volume(server: Server) -> bool:
     """Whether a machine that netboots is sent to its own volume now (I7): in maintenance too, and however often.
 
-    So is an active server whose target is iscsi, and one whose run has come as far as a system on its volume.
+    So is an active server whose target is iscsi, one whose run has come as far as a system on its volume, and one whose
+    rebuild has failed before anything was done to the volume that it had.
     """
     run = server.run
     if run is None:
-        return server.state is ProvisionState.ACTIVE and server.target is BootTarget.ISCSI
+        has = server.state is ProvisionState.ACTIVE or (
+            server.state is ProvisionState.DEPLOY_FAILED and server.deployed > 0
+        )
+        return has and server.target is BootTarget.ISCSI
     if run.closing or run.target is not BootTarget.ISCSI:
         return False
     what = errand(run)
     if what is None:
         return workflow(run).ends is ProvisionState.ACTIVE
+    if not run.served and server.deployed and server.target is BootTarget.ISCSI:
+        return what.from_volume or what.boots_later  # it still has the volume that it had
     return run.power_on_intended if what.from_volume else what.boots_later and is_complete(run)
 
 

@@ -24,6 +24,7 @@ from baremetal.lifecycle.actions import (
     EnsureBootDevice,
     EnsureNoVolume,
     EnsurePower,
+    EnsureServed,
     EnsureVolume,
 )
 from baremetal.lifecycle.model import (
@@ -138,8 +139,9 @@ class Workflow:
 
     @property
     def netboot(self) -> int:
-        """The index at which *netboot* begins."""
-        return self.index("pxe") - 1
+        """The index at which *netboot* begins: the power off before the boot device is set."""
+        before = self.steps[: self.index("pxe")]
+        return max(at for at, step in enumerate(before) if isinstance(step, Do) and step.action == _OFF)
 
 
 FAILS_TO: Mapping[ProvisionState, ProvisionState] = {
@@ -158,18 +160,26 @@ FAILS_TO: Mapping[ProvisionState, ProvisionState] = {
 """The failed state of each moving state."""
 
 
+_OFF = EnsurePower(PowerState.OFF)
+
+
 def _off(state: ProvisionState, name: str = "off") -> Do:
-    return Do(name, EnsurePower(PowerState.OFF), state)
+    return Do(name, _OFF, state)
 
 
 def _netboot(
-    errand: Errand, doing: ProvisionState, waiting: ProvisionState, first: str = "off"
+    errand: Errand,
+    doing: ProvisionState,
+    waiting: ProvisionState,
+    first: str = "off",
+    once_off: tuple[Step, ...] = (),
 ) -> tuple[Step, ...]:
     proof = errand.proof
     # what boots from its volume goes on doing so, until release (promises I6)
     pxe = EnsureBootDevice(BootDevice.PXE, persistent=errand.from_volume)
     return (
-        Do(first, EnsurePower(PowerState.OFF), doing, proven_by=proof),
+        Do(first, _OFF, doing, proven_by=proof),
+        *once_off,
         Do("pxe", pxe, doing, proven_by=proof),
         Do("on", EnsurePower(PowerState.ON), doing, proven_by=proof),
         Await("script", None, "boot_s", waiting, proven_by=proof),
@@ -190,12 +200,13 @@ INSPECTION = Errand("inspection", "the inspection", None, Signal.INSPECT_COMPLET
 RESCUE = Errand("rescue", "the rescue system", None, Signal.RESCUE_STARTED, Signal.RESCUE_FAILED)
 
 _VOLUME = Do("volume", EnsureVolume(), S.DEPLOYING, "volume_s")
+# Once the server is off: a system that ran would go on writing, and its target shows another volume now.
+_SERVE = Do("serve", EnsureServed(), S.DEPLOYING, "volume_s")
 _PROOF = Do("proof", CheckLogin(), S.DEPLOYING, "proof_s", only_for=frozenset({Proof.SSH}))
 # The volume of the run before goes once this run's system is proven, and not a moment earlier; mostly there is none.
 _TIDY = Do("tidy", EnsureNoVolume(earlier=True), S.DEPLOYING, may_fail=True)
 
-_INSTALLING: tuple[Step, ...] = (
-    *_netboot(INSTALL, S.DEPLOYING, S.WAIT_CALLBACK),
+_AFTER_NETBOOT: tuple[Step, ...] = (
     Await("started", Signal.INSTALL_STARTED, "start_s", S.WAIT_CALLBACK),
     Await("complete", Signal.INSTALL_COMPLETE, "install_s", S.WAIT_CALLBACK),
     Do("flip", None, S.DEPLOYING),
@@ -209,9 +220,15 @@ _INSTALLING: tuple[Step, ...] = (
     _PROOF,
     _TIDY,
 )
+_INSTALLING = (*_netboot(INSTALL, S.DEPLOYING, S.WAIT_CALLBACK), *_AFTER_NETBOOT)
+_INSTALLING_THERE = (
+    _VOLUME,
+    *_netboot(INSTALL, S.DEPLOYING, S.WAIT_CALLBACK, once_off=(_SERVE,)),
+    *_AFTER_NETBOOT,
+)
 _CLONING: tuple[Step, ...] = (
     _VOLUME,
-    *_netboot(CLONE, S.DEPLOYING, S.WAIT_CALLBACK),
+    *_netboot(CLONE, S.DEPLOYING, S.WAIT_CALLBACK, once_off=(_SERVE,)),
     Await("first boot", Signal.FIRST_BOOT, "first_boot_s", S.WAIT_CALLBACK),
     _PROOF,
     _TIDY,
@@ -251,7 +268,7 @@ _ROWS = (
     Workflow(Verb.PROVIDE, frozenset({S.MANAGEABLE}), (), ends=S.AVAILABLE),
     Workflow(Verb.ADOPT, frozenset({S.MANAGEABLE}), (), ends=S.ACTIVE),
     *_deploying(_INSTALLING, INSTALL, Way.DISK),
-    *_deploying((_VOLUME, *_INSTALLING), INSTALL, Way.ISCSI),
+    *_deploying(_INSTALLING_THERE, INSTALL, Way.ISCSI),
     *_deploying(_CLONING, CLONE, Way.CLONE),
     Workflow(
         Verb.RELEASE,

@@ -182,6 +182,10 @@ class Portal(Protocol):
         """Read back what is served now, by IQN. Of CHAP only what can be read; passwords may be empty."""
         ...
 
+    def agrees(self, there: Target | None, wanted: Target) -> bool:
+        """Whether what was read back is what is wanted, as far as it can be read."""
+        ...
+
     def serve(self, target: Target, ours: Sequence[str]) -> bool:
         """Make a target be exactly so, in place of an earlier form of it; return whether anything was changed.
 

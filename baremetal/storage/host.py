@@ -10,12 +10,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from baremetal.errors import StorageError, StorageErrorKind
 from baremetal.failpoints import failpoints
 from baremetal.storage.base import LOCK_WAIT_S, Chap, Keeper, Lun, Portal, Shell, Tag, Target
 
 Permit = Callable[[], None]
+HERE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +51,15 @@ class StorageHost:
     lock: str
     _here: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
 
-    def ensure(self, wanted: Wanted, door: Door, known: Sequence[str], permit: Permit) -> bool:
-        """Have the volume stand and be served to its initiator; return whether anything was changed at the target.
+    def make(self, wanted: Wanted, permit: Permit) -> None:
+        """Have a volume stand whole; no target shows it yet. Raises StorageError.
 
-        `known`: the names of the server's volumes, which its target may have shown before. `permit` is asked before
-        each change, and raises where it is no longer wanted. Raises StorageError.
+        `permit` is asked before each change, and raises where it is no longer wanted.
         """
         with self.locked():
             permit()
             with failpoints("volume.create"):
                 self._make(wanted)
-            permit()
-            target = self.target(wanted.name, wanted.seed is not None, door)
-            return self.portal.serve(target, self._paths([*known, wanted.name]))
 
     def serve(
         self,
@@ -69,16 +67,15 @@ class StorageHost:
         seeded: bool,
         door: Door,
         known: Sequence[str],
-        initiators: tuple[str, ...] | None = None,
+        permit: Permit = lambda: None,
     ) -> bool:
         """Have a volume that stands be served; return whether it was not so. Raises StorageError.
 
-        `initiators`: who may pass, where that is not the door's own alone.
+        `known`: the names of the server's volumes, which its target may have shown before.
         """
         target = self.target(name, seeded, door)
-        if initiators is not None:
-            target = replace(target, initiators=initiators)
         with self.locked():
+            permit()
             return self.portal.serve(target, self._paths([*known, name]))
 
     def target(self, name: str, seeded: bool, door: Door) -> Target:
@@ -109,10 +106,15 @@ class StorageHost:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other change away, of this process and of others. Raises StorageError."""
-        with self._here:
+        # Not for ever: who waits holds one of the threads that all servers are served by.
+        if not self._here.acquire(timeout=HERE_S):
+            raise StorageError(f"{self.name} is busy with other changes", StorageErrorKind.BUSY)
+        try:
             holder = ["flock", "-x", "-w", f"{LOCK_WAIT_S:.0f}", self.lock, "sh", "-c", "echo held; exec cat"]
             with self.shell.holding(holder, deadline_s=LOCK_WAIT_S + 10.0):
                 yield
+        finally:
+            self._here.release()
 
     def _make(self, wanted: Wanted) -> None:
         if wanted.origin is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from baremetal.errors import Invalid
 from baremetal.storage.base import Keeper, Portal, Shell
 from baremetal.storage.files import FileKeeper
 from baremetal.storage.host import StorageHost
@@ -23,10 +24,14 @@ def open_host(settings: StorageSettings, remote: OpenShell) -> StorageHost:
     if settings.folder:
         keeper, lock = FileKeeper(shell, settings.folder.rstrip("/")), f"{settings.folder.rstrip('/')}/.lock"
     else:
-        raise NotImplementedError
+        raise _not_yet("volume groups")
     portal: Portal
     if settings.kind is Kind.TGT:
         portal = Tgt(shell, settings.socket or SOCKET, settings.lun)
     else:
-        raise NotImplementedError
+        raise _not_yet("lio")
     return StorageHost(settings.name, shell, keeper, portal, lock)
+
+
+def _not_yet(what: str) -> Invalid:
+    return Invalid(f"{what}: not yet", code="BM809", fix="use kind tgt with a folder")

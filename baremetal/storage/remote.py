@@ -37,6 +37,7 @@ class SshShell:
     private_key: str = field(repr=False)
     host_key: str
     _client: paramiko.SSHClient | None = field(default=None, repr=False)
+    _held: paramiko.Transport | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -71,12 +72,18 @@ class SshShell:
                 raise StorageError(
                     f"{argv[0]} on {self.place} ended at once", StorageErrorKind.FAILED, seen=said or None
                 )
+            self._held = channel.get_transport()
             yield
         finally:
+            self._held = None
             channel.close()
 
     def _start(self, argv: Sequence[str], deadline: float) -> paramiko.Channel:
         for fresh in (False, True):
+            held = self._held
+            if held is not None and not held.is_active():
+                # what was held on that connection is held no more: nothing may go on as if it were
+                raise self._cut(argv, EOFError("the connection that held the lock is gone"), 0.0)
             transport = self._transport()
             try:
                 channel = transport.open_session(timeout=max(0.05, deadline - time.monotonic()))
@@ -132,7 +139,7 @@ class SshShell:
                 f"{self.place} refused our key for {self.user}",
                 StorageErrorKind.MISSING,
                 seen=str(error) or None,
-                fix="put the key that `baremetal storage key` prints into its authorized_keys",
+                fix="put the service's own public key (proof_key in its data directory) into its authorized_keys",
             ) from error
         except (SSHException, OSError, EOFError) as error:
             raise StorageError(
@@ -149,8 +156,9 @@ class SshShell:
             client.close()
 
     def _cut(self, argv: Sequence[str], error: Exception, deadline_s: float) -> StorageError:
-        self._drop()
         late = isinstance(error, TimeoutError | socket.timeout)
+        if not late:  # a command that is slow is no reason to cut the others of this connection
+            self._drop()
         what = f"was not done within {deadline_s:g} s" if late else "was cut off"
         return StorageError(
             f"{argv[0]} on {self.place} {what}",

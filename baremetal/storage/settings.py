@@ -30,6 +30,7 @@ class Kind(StrEnum):
     EXTERNAL = "external"
 
 
+_TYPES: Mapping[str, type] = {"first_lun": int, "ssh_port": int, "chap": bool, "mutual_chap": bool}
 _FIRST_LUN = {Kind.TGT: 1, Kind.LIO: 0, Kind.EXTERNAL: 0}
 
 
@@ -83,6 +84,11 @@ class StorageSettings:
         for key in ("portal", "base_iqn"):
             if not said.get(key):
                 raise Invalid(f"storage host {name}: {key} is missing", variable=key)
+        for key, value in said.items():
+            wanted = _TYPES.get(key, str)
+            if type(value) is not wanted:
+                words = {str: "a text", int: "a number", bool: "true or false"}[wanted]
+                raise Invalid(f"storage host {name}: {key} is not {words}", variable=key)
         settings = cls(name, Kind(kind), **said)
         settings._check()
         return settings

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from baremetal.errors import StorageError, StorageErrorKind
 from baremetal.failpoints import failpoints
@@ -55,6 +55,9 @@ class Tgt:
     def targets(self) -> dict[str, Target]:
         return {target.iqn: target for _, target in self._shown()}
 
+    def agrees(self, there: Target | None, wanted: Target) -> bool:
+        return there == _as_shown(wanted)
+
     def serve(self, target: Target, ours: Sequence[str]) -> bool:
         shown = self._shown()
         tid = _tid(shown, target.iqn)
@@ -66,6 +69,12 @@ class Tgt:
         if tid is None:
             tid = 1 + max((number for number, _ in shown), default=0)
             self._must("target", "new", tid, "--targetname", target.iqn)
+        accounts = _accounts(target.chap)
+        if there is not None and any(account not in accounts for account in _accounts(there.chap)):
+            # Between two accounts there is none, and without one a name would be enough: nobody may pass meanwhile.
+            for initiator in there.initiators:
+                self._must("target", "unbind", tid, "--initiator-name", initiator)
+            there = replace(there, initiators=())
         self._serve_luns(tid, there, target)
         with failpoints("acl.set"):
             self._serve_accounts(tid, there, target.chap)
@@ -183,7 +192,7 @@ class Tgt:
 @dataclass(frozen=True, slots=True)
 class _Account:
     name: str
-    password: str
+    password: str = field(repr=False)
     outgoing: bool
 
     def __eq__(self, other: object) -> bool:  # tgt tells no passwords; the name ends with a digest of it
@@ -232,7 +241,7 @@ def read_targets(text: str) -> list[tuple[int, Target]]:
         luns = tuple(
             Lun(int(name.removeprefix("LUN: ")), values["Backing store path"], values["Readonly"] == "No")
             for name, lines in _split("\n".join(sections.get("LUN information:", [])), 8).items()
-            if (values := dict(_pair(line) for line in lines))["Type"] == "disk"
+            if (values := dict(_pair(line) for line in lines))["Type"] != "controller"
         )
         accounts = [line.strip() for line in sections.get("Account information:", [])]
         users = [name for name in accounts if not name.endswith(" (outgoing)")]

@@ -168,14 +168,18 @@ class VolumeRecord:
 
 @dataclass(frozen=True, slots=True)
 class DoorRecord:
-    """The iSCSI target of one server and what opens it. `volume_id`: the volume that stands behind it."""
+    """An iSCSI target of a server and what opens it. `volume_id`: the volume behind it; `at`: since when."""
 
     server_id: str
     storage: str
     target: str
     initiator: str
     volume_id: str
-    secrets: tuple[str, ...] = field(default=(), repr=False)
+    secrets: tuple[str, ...]
+    at: datetime
+
+    def __repr__(self) -> str:
+        return f"DoorRecord({self.target!r} on {self.storage!r} for {self.initiator!r})"
 
 
 class HistoryEntry(msgspec.Struct, frozen=True):

@@ -219,16 +219,20 @@ class VolumeRow(_Row, table=True):
 
 
 class DoorRow(_Row, table=True):
-    """The iSCSI target of one server: its names as they are served now, and its CHAP secret, `sealed`."""
+    """An iSCSI target of a server: its names, and its CHAP secret, `sealed`. The newest (`at`) is the one in use.
+
+    An older one stays until it is known to be withdrawn.
+    """
 
     __tablename__ = "doors"
 
-    server_id: str = Field(primary_key=True)
-    storage: str
-    target: str
+    storage: str = Field(primary_key=True)
+    target: str = Field(primary_key=True)
+    server_id: str = Field(index=True)
     initiator: str
     volume_id: str
     sealed: str
+    at: int = Field(sa_type=BigInteger)
 
 
 class UnknownRow(_Row, table=True):
@@ -296,7 +300,6 @@ SETTINGS = _table(SettingRow)
 _OPEN = text("ended_at IS NULL")
 Index("uq_runs_open", RUNS.c.server_id, unique=True, sqlite_where=_OPEN)
 Index("uq_volumes_storage_name", VOLUMES.c.storage, VOLUMES.c.name, unique=True)
-Index("uq_doors_storage_target", DOORS.c.storage, DOORS.c.target, unique=True)
 Index("ix_history_server_id_id", HISTORY.c.server_id, HISTORY.c.id)
 # What retention looks for, and nothing else.
 _OBSERVED = text("kind = 'observation'")

@@ -24,10 +24,10 @@ from baremetal.store.tables import DOORS, STORAGE_HOSTS, VOLUMES, micros, moment
 _V = VOLUMES.c
 _D = DOORS.c
 _VOLUMES = select(VOLUMES).order_by(_V.storage, _V.role, _V.name)
-_DOOR = Prepared(
-    select(_D.server_id, _D.storage, _D.target, _D.initiator, _D.volume_id, _D.sealed).where(
-        _D.server_id == bindparam("ref")
-    )
+_DOORS = Prepared(
+    select(_D.server_id, _D.storage, _D.target, _D.initiator, _D.volume_id, _D.sealed, _D.at)
+    .where(_D.server_id == bindparam("ref"))
+    .order_by(_D.at.desc())
 )
 
 
@@ -123,45 +123,65 @@ class Volumes(Part):
     # -- doors --
 
     def door(self, server_id: str) -> DoorRecord | None:
-        """Return the target that a server's volumes are served by, None where it has none."""
+        """Return the target that a server's volume is served by now, None where it has none."""
+        found = self.doors(server_id)
+        return found[0] if found else None
+
+    def doors(self, server_id: str) -> list[DoorRecord]:
+        """Return every target of a server that may be served, the newest first."""
         with self._db.read() as connection:
-            row = _DOOR.run(connection, {"ref": server_id}).fetchone()
-        if row is None:
-            return None
-        *plain, sealed = row
-        server, storage, target, initiator, volume = plain
-        return DoorRecord(server, storage, target, initiator, volume, tuple(load(self._secrets.open(sealed))))
+            rows = _DOORS.run(connection, {"ref": server_id}).fetchall()
+        return [
+            DoorRecord(server, storage, target, initiator, volume, self._opened(sealed), moment(at))
+            for server, storage, target, initiator, volume, sealed, at in rows
+        ]
+
+    def door_owner(self, storage: str, target: str) -> str | None:
+        """Return the id of the server that a target is written down for; that one may be forgotten."""
+        named = (_D.storage == storage) & (_D.target == target)
+        with self._db.read() as connection:
+            found: str | None = connection.execute(select(_D.server_id).where(named)).scalar()
+        return found
+
+    def _opened(self, sealed: str) -> tuple[str, ...]:
+        return tuple(load(self._secrets.open(sealed)))
 
     def save_door(self, door: DoorRecord) -> None:
         """Write a server's target down, in place of an earlier form of it. Raises Conflict where it is another's."""
+        named = (_D.storage == door.storage) & (_D.target == door.target)
         row = {
-            "storage": door.storage,
-            "target": door.target,
+            "server_id": door.server_id,
             "initiator": door.initiator,
             "volume_id": door.volume_id,
             "sealed": self._secrets.seal(dump(list(door.secrets))),
+            "at": micros(door.at),
         }
-        adding = self._db.upsert(DOORS).values(server_id=door.server_id, **row)
-        try:
-            with self._db.write() as connection:
-                connection.execute(adding.on_conflict_do_update(index_elements=["server_id"], set_=row))
-        except IntegrityError as error:
-            raise Conflict(
-                f"the target {door.target} on {door.storage} is another server's already", code="BM805"
-            ) from error
-
-    def drop_door(self, server_id: str) -> None:
-        """Forget a target that is served no more. Idempotent."""
         with self._db.write() as connection:
-            connection.execute(delete(DOORS).where(_D.server_id == server_id))
+            owner = connection.execute(select(_D.server_id).where(named)).scalar()
+            if owner is None:
+                connection.execute(insert(DOORS), {"storage": door.storage, "target": door.target, **row})
+            elif owner == door.server_id:
+                connection.execute(update(DOORS).where(named).values(**row))
+            else:
+                raise Conflict(
+                    f"the target {door.target} on {door.storage} is another server's already",
+                    code="BM805",
+                    fix="delete what that server has left (`baremetal volume list`), or name targets otherwise",
+                )
+
+    def drop_door(self, door: DoorRecord) -> None:
+        """Forget a target that is served no more. Idempotent."""
+        named = (_D.storage == door.storage) & (_D.target == door.target) & (_D.server_id == door.server_id)
+        with self._db.write() as connection:
+            connection.execute(delete(DOORS).where(named))
 
     def reseal_doors(self) -> int:
         """Seal every CHAP secret with the newest key; returns how many. One transaction."""
         with self._db.write(long=True) as connection:
-            rows = connection.execute(select(_D.server_id, _D.sealed)).all()
+            rows = connection.execute(select(_D.storage, _D.target, _D.sealed)).all()
             for row in rows:
-                sealed = self._secrets.reseal(row.sealed)
-                connection.execute(update(DOORS).where(_D.server_id == row.server_id).values(sealed=sealed))
+                named = (_D.storage == row.storage) & (_D.target == row.target)
+                connection.execute(update(DOORS).where(named).values(sealed=self._secrets.reseal(row.sealed)))
         return len(rows)
 
 

@@ -128,11 +128,12 @@ def _add_servers(app: FastAPI, services: Services) -> None:
 
     @app.patch("/v1/servers/{name}", response_model=shapes.ServerShape)
     @allows(Role.OPERATOR)
-    def change(name: str, body: shapes.Change, request: Request) -> dict[str, Any]:
-        """Set facts of a server; nothing is written to the machine."""
+    async def change(name: str, body: shapes.Change, request: Request) -> dict[str, Any]:
+        """Set facts of a server; nothing is written to the machine. The names of its volume may follow."""
         given = body.model_dump(exclude={"bmc_password"})
         password = body.bmc_password.get_secret_value() if body.bmc_password is not None else None
-        return servers.change(name, ServerChange(**given, bmc_password=password), who(request).name)
+        change = ServerChange(**given, bmc_password=password)
+        return await _aside(services, lambda: servers.change(name, change, who(request).name))
 
     @app.delete("/v1/servers/{name}", status_code=204)
     @allows(Role.OPERATOR)

@@ -90,7 +90,7 @@ def add_storage(app: FastAPI, hosts: Hosts, goldens: Goldens, volumes_of: Volume
     @allows(Role.OPERATOR)
     async def restored(name: str, request: Request) -> dict[str, Any]:
         """Serve every volume again that the storage host has ceased to serve, since it was restarted."""
-        return {"served": await aside(lambda: volumes_of.restore(name, who(request).name))}
+        return await aside(lambda: volumes_of.restore(name, who(request).name))
 
     @app.post("/v1/storage/{name}/steps")
     @allows(Role.OPERATOR)

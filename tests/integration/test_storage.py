@@ -289,17 +289,17 @@ def test_a_restarted_storage_host_serves_again_what_it_served(diskless: Hall) ->
     checks = {one["name"]: one for one in diskless.service.get("/v1/doctor")["checks"]}
     assert "storage restore nas" in checks["storage nas"]["fix"]
     assert diskless.service.get("/v1/storage/nas")["not_served"] == ["r1"]
-    assert diskless.service.post("/v1/storage/nas/restore", status=200) == {"served": ["r1"]}
+    assert diskless.service.post("/v1/storage/nas/restore", status=200) == {"served": ["r1"], "failed": {}}
     assert diskless.targets() == before
     assert diskless.knock()
-    assert diskless.service.post("/v1/storage/nas/restore", status=200) == {"served": []}
+    assert diskless.service.post("/v1/storage/nas/restore", status=200) == {"served": [], "failed": {}}
 
 
 def test_a_storage_host_that_is_away_is_waited_for(diskless: Hall) -> None:
     diskless.daemon.stop()
     diskless.service.post("/v1/servers/r1/deploy", {"profile": "clone"})
     shown = diskless.service.wait("r1", lambda server: "BM801" in json.dumps(server["run"]))
-    assert shown["run"]["step"] == "volume"
+    assert shown["run"]["step"] == "serve"
     diskless.daemon.start()
     diskless.service.wait("r1", lambda server: (server["run"] or {}).get("step") == "script")
     diskless.boot_first()
@@ -332,6 +332,75 @@ def test_a_volume_of_somebody_else_is_left_and_said(diskless: Hall) -> None:
     assert (foreign / "disk.img").read_bytes() == b"not ours"
     (foreign / "disk.img").unlink()
     foreign.rmdir()
+
+
+def test_a_rebuild_that_fails_before_the_target_is_touched_leaves_the_old_system(diskless: Hall) -> None:
+    """I7: the volume that it had is still served and still its own; the next deploy replaces it once that is proven."""
+    run = diskless.make_active()
+    before, script = diskless.targets(), diskless.script()
+    server = diskless.service.get("/v1/servers/r1")
+    taken = diskless.folder / f"bm-r1-{server['id'][:6]}-{run + 1}"
+    taken.mkdir()
+    diskless.service.post("/v1/servers/r1/rebuild", {"profile": "clone"})
+    shown = diskless.rest()
+    assert (shown["provision_state"], shown["deployed_run"]) == ("deploy failed", run)
+    assert "BM805" in shown["last_error"]
+    assert diskless.targets() == before
+    assert diskless.script().splitlines()[3:] == script.splitlines()[3:]
+    assert diskless.knock()
+    taken.rmdir()
+    diskless.make_active()
+    assert len(diskless.volumes()) == 2
+
+
+def test_a_target_that_a_forgotten_server_left_is_said_at_once(hall: Hall) -> None:
+    """Not found out by a run, again and again."""
+    hall.service.enrol(boot_target="iscsi")
+    hall.make_active()
+    assert hall.service.api.delete("/v1/servers/r1").status_code == 409
+    assert hall.service.api.delete("/v1/servers/r1?force=true").status_code == 204
+    hall.service.unplug()
+    hall.service.enrol(boot_target="iscsi")
+    answer = hall.service.post("/v1/servers/r1/deploy", {"profile": "clone"}, 409)
+    assert answer["code"] == "BM805"
+    (name,) = [one for one in hall.volumes() if one.startswith("bm-")]
+    assert hall.service.api.delete(f"/v1/volumes/{name}").status_code == 204
+    assert hall.targets() == {}
+    hall.make_active()
+
+
+def test_what_a_storage_action_breaks_on_is_told_once_in_a_while(
+    diskless: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I15: a fault that nobody foresaw is no reason to try without a pause."""
+    store = diskless.service.app.store
+
+    def broken(*_: object) -> None:
+        raise KeyError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save_door", broken)
+        diskless.service.post("/v1/servers/r1/deploy", {"profile": "clone"})
+        diskless.service.wait("r1", lambda server: "KeyError" in json.dumps(server["run"]))
+        before = store.last_history_id()
+        time.sleep(2.0)
+        assert store.last_history_id() - before < 12
+    diskless.service.wait("r1", lambda server: (server["run"] or {}).get("step") == "script")
+
+
+def test_one_servers_trouble_keeps_no_other_from_being_served_again(diskless: Hall) -> None:
+    diskless.make_active()
+    (first,) = [name for name in diskless.volumes() if name.startswith("bm-")]
+    diskless.service.enrol("r2", "52:54:00:00:00:02", boot_target="iscsi")
+    diskless.service.post("/v1/servers/r2/deploy", {"profile": "clone"})
+    diskless.service.wait("r2", lambda server: (server["run"] or {}).get("step") == "script")
+    diskless.daemon.restart()
+    image = diskless.folder / first / "disk.img"
+    image.rename(image.with_name("away"))
+    done = diskless.service.post("/v1/storage/nas/restore", status=200)
+    assert list(done["failed"]) == ["r1", "r2"], "the second is in a run, which serves it by itself"
+    image.with_name("away").rename(image)
+    assert diskless.service.post("/v1/storage/nas/restore", status=200)["served"] == ["r1"]
 
 
 def test_a_golden_image_in_use_cannot_be_deleted(diskless: Hall) -> None:
@@ -370,6 +439,9 @@ def test_promoted_and_cloned_again(diskless: Hall) -> None:
         ({"portal": "nas.example.net"}, "BM505"),
         ({"base_iqn": "org.example"}, "BM505"),
         ({"kind": "iscsi"}, "BM505"),
+        ({"chap": "false"}, "BM505"),
+        ({"first_lun": "1"}, "BM505"),
+        ({"target": 7}, "BM505"),
         ({"folder": "/nowhere/at/all"}, "BM804"),
         ({"socket": "/nowhere/socket.0"}, "BM804"),
         ({"address": "127.0.0.1", "ssh_port": 1, "host_key": HOST_KEY}, "BM801"),
@@ -401,7 +473,7 @@ def test_what_stands_in_the_way_of_a_deploy_is_said_before_it_begins(diskless: H
     assert plan["ok"], plan["problems"]
     assert plan["volume"]["image"] == "tiny"
     assert plan["volume"]["target"] == f"{BASE}:r1.main"
-    assert [step["name"] for step in plan["steps"]][:4] == ["volume", "off", "pxe", "on"]
+    assert [step["name"] for step in plan["steps"]][:4] == ["volume", "off", "serve", "pxe"]
     assert set(diskless.volumes()) == {"golden-tiny"}
 
 
@@ -414,7 +486,38 @@ def test_images_that_are_none(hall: Hall, tmp_path: Path) -> None:
         assert hall.service.api.post("/v1/volumes", json={"name": name, "path": "/x"}).status_code == 422, (
             name
         )
+    os.mkfifo(tmp_path / "pipe")
+    answer = hall.service.api.post("/v1/volumes", json={"name": "bad", "path": str(tmp_path / "pipe")})
+    assert answer.status_code == 422, "and nobody waits for its other end"
+    secret = data / "secret.key"
+    image = tmp_path / "leads-on.qcow2"
+    backing = ["-b", str(secret), "-F", "raw"]
+    subprocess.run(["qemu-img", "create", "-f", "qcow2", *backing, str(image)], check=True, timeout=60)
+    answer = hall.service.api.post("/v1/volumes", json={"name": "bad", "path": str(image)})
+    assert answer.status_code == 422
+    assert "leads to another file" in answer.text
     assert set(hall.volumes()) == {"golden-tiny"}
+
+
+def test_an_import_that_broke_off_is_made_anew(
+    hall: Hall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never found as done: what stands there is of another try."""
+    one, other = tmp_path / "one.raw", tmp_path / "other.raw"
+    one.write_bytes(b"1" * 4096)
+    other.write_bytes(b"2" * 8192)
+    from baremetal.errors import Unavailable
+
+    def away(*_: object) -> None:
+        raise Unavailable("the database does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hall.service.app.store, "volume_stands", away)
+        hall.service.post("/v1/volumes", {"name": "twice", "path": str(one)}, 503)
+    assert hall.volumes()["golden-twice"]["ready"] is False
+    made = hall.service.post("/v1/volumes", {"name": "twice", "path": str(other)}, 201)
+    assert made["size"] == 8192
+    assert (hall.folder / "golden-twice" / "disk.img").read_bytes() == b"2" * 8192
 
 
 def test_a_qcow2_image_is_converted(hall: Hall, tmp_path: Path) -> None:

@@ -33,10 +33,10 @@ class Sans:
         self._lock = threading.Lock()
 
     def of(self, record: ServerRecord) -> San | None:
-        """Return where a server's volume is, None where it has none. Raises Unavailable only where nothing is kept."""
+        """Return where a server's volume is, None where it has none. Raises what `ask` does where nothing is kept."""
         try:
             san = self._ask(record.id)
-        except Unavailable:
+        except BaremetalError:
             with self._lock:
                 kept = self._kept.get(record.id)
             if kept is None:

@@ -130,7 +130,8 @@ class Scripts(Part):
         """Send a diskless machine to its volume; what cannot be found just now is waited for (promises I7)."""
         try:
             san = self._sans.of(record)
-        except Unavailable:
+        except BaremetalError as error:
+            log.warning("a volume could not be found", server=record.name, code=error.code, error=str(error))
             san = None
         if san is None:
             telemetry.BOOT_ANSWERS.labels(str(machine.loader), "wait").inc()

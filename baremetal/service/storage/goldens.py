@@ -6,8 +6,10 @@ Deliberately unknown: what a run makes of a golden image (`volumes.py`).
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from baremetal.lifecycle.model import BootTarget, PowerState
 from baremetal.service.storage.hosts import Hosts
 from baremetal.service.storage.volumes import Volumes, golden_name, tag_of
 from baremetal.storage.base import Kept
+from baremetal.storage.host import StorageHost
 from baremetal.storage.names import check_volume_name
 from baremetal.store.records import ServerRecord, VolumeRecord
 from baremetal.store.store import Store
@@ -31,7 +34,10 @@ _QCOW2 = b"QFI\xfb"
 
 
 class Goldens:
-    """For threads. `private`: folders whose files are no images, but for those in `media`."""
+    """For threads. `private`: folders whose files are no images, but for those in `media`.
+
+    `work`: where images are converted. `power` asks a server's BMC.
+    """
 
     def __init__(
         self,
@@ -40,7 +46,9 @@ class Goldens:
         volumes: Volumes,
         *,
         private: Sequence[Path],
+        power: Callable[[str], dict[str, Any]],
         media: Path,
+        work: Path,
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
@@ -48,6 +56,10 @@ class Goldens:
         self._volumes = volumes
         self._private = tuple(folder.resolve() for folder in private)
         self._media = media.resolve()
+        self._work = work
+        self._power = power
+        self._lock = threading.Lock()
+        self._made_now: set[tuple[str, str]] = set()
         self._now = now
 
     def list(self) -> list[dict[str, Any]]:
@@ -73,29 +85,25 @@ class Goldens:
     def import_image(self, name: str, path: str, storage: str, by: str) -> dict[str, Any]:
         """Make a golden image of a raw or qcow2 file on this machine. Raises Invalid, Conflict, StorageError."""
         host = self._hosts.host(self._hosts.settings(storage).name)
-        with self._raw(self._image(path)) as image:
+        with self._raw(self._image(path)) as image, self._making(host.name, name):
             size = -(-image.stat().st_size // 512) * 512
-            with host.locked():
-                record = self._want(host.name, name, size)
-                host.keeper.fill(record.name, size, tag_of(record), _chunks(image))
-        return self._stands(record, size, by, f"imported from {Path(path).name}")
+            record = self._want(host, name, size, by, f"imported from {Path(path).name}")
+            # Not under the host's lock: it is made under another name, and others' changes need not wait for a copy.
+            host.keeper.fill(record.name, size, tag_of(record), _chunks(image))
+            return self._stands(record, size)
 
     def promote(self, server_name: str, name: str, by: str) -> dict[str, Any]:
         """Make a golden image of what a server's volume holds now. The server must be off. Raises Refused."""
         server = self._store.server(server_name)
-        if server.life.run is not None or server.power_state is not PowerState.OFF:
-            raise Refused(
-                "a volume that is written to makes no golden image: the server is not off",
-                server=server.name,
-                seen=f"power {server.power_state}",
-                fix=f"shut it down first: baremetal power soft-off {server.name}",
-            )
+        self._refuse_running(server)
         volume = self.volume_of(server)
         host = self._hosts.host(volume.storage)
-        with host.locked():
-            record = self._want(volume.storage, name, volume.size, origin=volume.id)
+        with self._making(host.name, name):
+            record = self._want(host, name, volume.size, by, f"promoted from {server.name}", volume.id)
             host.keeper.clone(record.name, volume.name, volume.size, tag_of(record))
-        return self._stands(record, volume.size, by, f"promoted from {server.name}")
+            # switched on while it was copied, it may have been written to: then this is no image of anything
+            self._refuse_running(self._store.server(server.id))
+            return self._stands(record, volume.size)
 
     def delete(self, name: str, storage: str, by: str) -> None:
         """Remove a golden image, or a volume whose server is gone. Raises Unknown, Refused, StorageError."""
@@ -108,19 +116,23 @@ class Goldens:
                 code="BM807",
                 fix="release the server",
             )
-        if self._is_by_hand(record.storage):
-            self._store.drop_door(record.server_id)
-            self._store.volume_gone(record.id)
-            return
-        host = self._hosts.host(record.storage)
-        door = self._store.door(record.server_id) if record.server_id else None
-        if door is not None and door.storage == record.storage:
-            host.release(door.target, [(record.name, tag_of(record))], lambda: None)
-            self._store.drop_door(record.server_id)
-        else:
+        self._store.note_volume(record, f"intends to delete the volume {record.name}", self._now(), by)
+        doors = [door for door in self._store.doors(record.server_id) if record.server_id]
+        behind = [door for door in doors if door.storage == record.storage]
+        if not self._is_by_hand(record.storage):
+            host = self._hosts.host(record.storage)
+            known = (
+                [one.name for one in self._store.volumes(server_id=record.server_id)]
+                if record.server_id
+                else []
+            )
+            for door in behind:
+                # whoever is gone needs no target: it may show any of his volumes
+                host.release(door.target, [], lambda: None, known)
             host.drop([(record.name, tag_of(record))], lambda: None)
+        for door in behind:
+            self._store.drop_door(door)
         self._store.volume_gone(record.id)
-        self._store.note_volume(record, f"volume {record.name} deleted", self._now(), by)
 
     def volume_of(self, server: ServerRecord) -> VolumeRecord:
         """Return the volume that a server boots. Raises Refused where it boots none."""
@@ -135,6 +147,16 @@ class Goldens:
     def _is_by_hand(self, storage: str) -> bool:
         said = self._hosts.all().get(storage)
         return said is not None and not said.makes
+
+    def _refuse_running(self, server: ServerRecord) -> None:
+        power = self._power(server.name)["power_state"] if server.life.run is None else "in use by a run"
+        if power != PowerState.OFF:
+            raise Refused(
+                "a volume that is written to makes no golden image: the server is not off",
+                server=server.name,
+                seen=f"power {power}",
+                fix=f"shut it down first: baremetal power soft-off {server.name}",
+            )
 
     def _find(self, name: str, storage: str) -> VolumeRecord:
         found = [
@@ -161,35 +183,54 @@ class Goldens:
                 fix="release those servers first, or leave it",
             )
 
-    def _want(self, storage: str, name: str, size: int, origin: str = "") -> VolumeRecord:
+    @contextmanager
+    def _making(self, storage: str, name: str) -> Iterator[None]:
+        """Keep others from making a golden image of the same name meanwhile. Raises Conflict."""
+        key = (storage, name)
+        with self._lock:
+            if key in self._made_now:
+                raise Conflict(f"the golden image {name!r} on {storage} is being made just now", code="BM805")
+            self._made_now.add(key)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._made_now.discard(key)
+
+    def _want(
+        self, host: StorageHost, name: str, size: int, by: str, how: str, origin: str = ""
+    ) -> VolumeRecord:
+        """Write down that a golden image is to be made; what an earlier try has left is removed first."""
         full = check_volume_name(golden_name(name))
-        known = [one for one in self._store.volumes() if (one.storage, one.name) == (storage, full)]
+        known = [one for one in self._store.volumes() if (one.storage, one.name) == (host.name, full)]
         if known and known[0].ready:
             raise Conflict(
-                f"there is a golden image {name!r} on {storage} already",
+                f"there is a golden image {name!r} on {host.name} already",
                 code="BM805",
                 fix="take another name, such as one with a date",
             )
-        return self._store.want_volume(
-            VolumeRecord(uuid.uuid4().hex, storage, full, "golden", size, self._now(), origin=origin)
-        )
+        if known:
+            host.drop([(full, tag_of(known[0]))], lambda: None)
+            self._store.volume_gone(known[0].id)
+        wanted = VolumeRecord(uuid.uuid4().hex, host.name, full, "golden", size, self._now(), origin=origin)
+        self._store.note_volume(wanted, f"intends the golden image {full}, {how}", self._now(), by)
+        return self._store.want_volume(wanted)
 
-    def _stands(self, record: VolumeRecord, size: int, by: str, how: str) -> dict[str, Any]:
+    def _stands(self, record: VolumeRecord, size: int) -> dict[str, Any]:
         self._store.volume_stands(record.id, size)
-        self._store.note_volume(record, f"golden image {record.name} {how}", self._now(), by)
         return self._brief(replace(record, size=size, ready=True), {}, {}, None, None)
 
     def _image(self, path: str) -> Path:
         image = Path(path)
         try:
             real = image.resolve(strict=True)
-            good = image.is_absolute() and real.is_file()
+            # asked before it is opened: who opens a pipe waits for its other end
+            if not (image.is_absolute() and real.is_file()):
+                raise Invalid(f"{path} is no file by its whole path", variable="path")
             with real.open("rb"):
                 pass
         except OSError as error:
             raise Invalid(f"{path}: {error.strerror}", variable="path") from error
-        if not good:
-            raise Invalid(f"{path} is no file by its whole path", variable="path")
         own = any(real.is_relative_to(folder) for folder in self._private)
         if own and not real.is_relative_to(self._media):
             raise Invalid(f"{path} is a file of this service, not an image", variable="path")
@@ -197,27 +238,16 @@ class Goldens:
 
     @contextmanager
     def _raw(self, image: Path) -> Iterator[Path]:
-        """Give the image as a raw one: a qcow2 image is converted beside it, or in the folder for temporary files."""
+        """Give the image as a raw one: a qcow2 image is converted, in a folder of our own."""
         with image.open("rb") as file:
             is_qcow2 = file.read(4) == _QCOW2
         if not is_qcow2:
             yield image
             return
-        with tempfile.TemporaryDirectory(prefix="baremetal-image-") as folder:
+        _refuse_other_files(image)
+        with tempfile.TemporaryDirectory(prefix="image-", dir=self._work) as folder:
             raw = Path(folder) / "image.raw"
-            command = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(image), str(raw)]
-            try:
-                done = subprocess.run(
-                    command, capture_output=True, text=True, timeout=_CONVERT_S, check=False
-                )
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise Invalid(
-                    f"{image.name} is a qcow2 image, and qemu-img cannot convert it",
-                    seen=str(error),
-                    fix="apt-get install qemu-utils, or convert it to a raw image",
-                ) from error
-            if done.returncode != 0:
-                raise Invalid(f"{image.name} cannot be converted", seen=done.stderr.strip()[-300:])
+            _qemu_img(image, "convert", "-f", "qcow2", "-O", "raw", str(image), str(raw))
             yield raw
 
     def _brief(
@@ -244,6 +274,38 @@ class Goldens:
             "created_at": record.created_at,
             "problem": problem,
         }
+
+
+def _refuse_other_files(image: Path) -> None:
+    """Refuse a qcow2 image that leads to another file: that one's content would come with it. Raises Invalid."""
+    told = json.loads(_qemu_img(image, "info", "-f", "qcow2", "--output=json", str(image)))
+    data = told.get("format-specific", {}).get("data", {})
+    others = [told.get(key) for key in ("backing-filename", "full-backing-filename")] + [
+        data.get("data-file")
+    ]
+    if told.get("format") != "qcow2" or any(others):
+        raise Invalid(
+            f"{image.name} is no whole image by itself",
+            variable="path",
+            seen="it leads to another file",
+            fix="make one that stands alone: qemu-img convert -O raw",
+        )
+
+
+def _qemu_img(image: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(
+            ["qemu-img", *words], capture_output=True, text=True, timeout=_CONVERT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Invalid(
+            f"{image.name} is a qcow2 image, and qemu-img cannot read it",
+            seen=str(error),
+            fix="apt-get install qemu-utils, or convert it to a raw image",
+        ) from error
+    if done.returncode != 0:
+        raise Invalid(f"{image.name} cannot be read", seen=done.stderr.strip()[-300:])
+    return done.stdout
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import replace as replace_door
 from datetime import datetime
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 from msgspec.structs import replace
 
-from baremetal.errors import Invalid, Refused, StorageError, StorageErrorKind
+from baremetal.errors import Conflict, Invalid, Refused, StorageError, StorageErrorKind, Superseded
 from baremetal.lifecycle.model import BootTarget, Method, PowerState, Run
 from baremetal.lifecycle.windows import boots_volume
 from baremetal.netboot.profile import Family
@@ -28,7 +29,7 @@ from baremetal.service.storage.hosts import Hosts
 from baremetal.storage.base import Chap, Tag
 from baremetal.storage.by_hand import steps
 from baremetal.storage.chap import mint
-from baremetal.storage.host import Door, Permit, StorageHost, Wanted
+from baremetal.storage.host import Door, Permit, Wanted
 from baremetal.storage.names import name_values, san_uri, volume_name
 from baremetal.storage.seed import make_seed
 from baremetal.storage.settings import StorageSettings
@@ -85,6 +86,14 @@ class Volumes:
         """Decide which volume a run would make, of what. Raises Invalid, Unknown."""
         said = self._hosts.settings(str(variables.get("storage") or offer.storage))
         names = (*self._door_names(record, said, variables), said.lun)
+        owner = self._store.door_owner(said.name, names[0])
+        if owner not in (None, record.id):
+            raise Conflict(
+                f"the target {names[0]} on {said.name} is another server's already",
+                code="BM805",
+                server=record.name,
+                fix="delete what that server has left (`baremetal volume list`), or name targets otherwise",
+            )
         asked = str(variables.get("volume_size") or offer.volume_size)
         size = read_size(asked) if asked else 0
         if method is not Method.CLONE:
@@ -132,8 +141,8 @@ class Volumes:
 
     # -- owed by a run --
 
-    def ensure(self, record: ServerRecord, run: Run, permit: Permit) -> str:
-        """Have this run's volume stand, served to this server alone. Idempotent. Raises StorageError."""
+    def make(self, record: ServerRecord, run: Run, permit: Permit) -> str:
+        """Have this run's volume stand whole; nobody sees it yet. Idempotent. Raises StorageError, Conflict."""
         recipe = self._kitchen.recipe(self._store, record.id, run.number)
         plan = VolumePlan(**recipe.volume)
         said = self._hosts.settings(plan.storage)
@@ -151,41 +160,44 @@ class Volumes:
                 origin=plan.golden,
             )
         )
-        if not said.makes:
-            door = self._open_door(record, plan, said, volume, permit)
-            self._store.volume_stands(volume.id, plan.size)
-            return f"made by hand on {plan.storage}, expected as {door.target} for {door.initiator}"
-        host, origin = self._hosts.host(plan.storage), self._origin(plan)
-        door = self._open_door(record, plan, said, volume, permit)
-        wanted = Wanted(
-            volume.name,
-            tag_of(volume),
-            plan.size,
-            origin,
-            self._seed(record, run, recipe) if origin else None,
-        )
-        known = [one.name for one in self._store.volumes(server_id=record.id) if one.storage == plan.storage]
-        host.ensure(wanted, door, known, permit)
+        what = "made by hand"
+        if said.makes:
+            host, origin = self._hosts.host(plan.storage), self._origin(plan)
+            seed = self._seed(record, run, recipe) if origin else None
+            host.make(Wanted(volume.name, tag_of(volume), plan.size, origin, seed), permit)
+            what = f"a clone by {host.keeper.snapshots}" if origin else "empty"
         self._store.volume_stands(volume.id, plan.size)
-        what = f"a clone by {host.keeper.snapshots}" if origin else "empty"
-        return f"{volume.name} on {plan.storage}, {what}, as {door.target} for {door.initiator}"
+        return f"{volume.name} on {plan.storage}, {what}"
+
+    def serve(self, record: ServerRecord, run: Run, permit: Permit) -> str:
+        """Have the server's target show this run's volume. Idempotent. Raises StorageError, Conflict."""
+        plan = VolumePlan(**self._kitchen.recipe(self._store, record.id, run.number).volume)
+        said = self._hosts.settings(plan.storage)
+        volume = self._volume_of(record.id, run.number)
+        permit()
+        door = self._door_of_run(record, plan, said, volume)
+        self._store.save_door(door)
+        if said.makes:
+            host = self._hosts.host(plan.storage)
+            known = self._names(record, plan.storage)
+            host.serve(volume.name, bool(volume.origin), _door(door), known, permit)
+        return f"as {door.target} to {door.initiator}"
 
     def remove(self, record: ServerRecord, run: Run, permit: Permit, *, earlier: bool) -> str:
-        """Have no volume of this server stand, or none but this run's. Idempotent. Raises StorageError."""
+        """Have no volume of this server stand, or none but this run's; targets likewise. Idempotent.
+
+        Raises StorageError.
+        """
         stays = run.number if earlier and run.target is BootTarget.ISCSI else None
-        going = [one for one in self._store.volumes(server_id=record.id) if one.run != stays]
-        going = [one for one in going if one.role == "system"]
-        door = self._store.door(record.id) if stays is None else None
+        all_of_it = [one for one in self._store.volumes(server_id=record.id) if one.role == "system"]
+        going = [one for one in all_of_it if one.run != stays]
+        doors = self._store.doors(record.id)
         permit()
-        if door is not None:
-            behind = [one for one in going if one.storage == door.storage]
+        for door in doors[1:] if stays is not None else doors:
             if self._hosts.settings(door.storage).makes:
-                self._hosts.host(door.storage).release(
-                    door.target, [(one.name, tag_of(one)) for one in behind], permit
-                )
-            self._store.drop_door(record.id)
-            self._forget(behind)
-            going = [one for one in going if one not in behind]
+                known = [one.name for one in all_of_it if one.storage == door.storage]
+                self._hosts.host(door.storage).release(door.target, [], permit, known)
+            self._store.drop_door(door)
         for storage, some in groupby(sorted(going, key=lambda one: one.storage), lambda one: one.storage):
             volumes = list(some)
             if self._hosts.settings(storage).makes:
@@ -198,8 +210,8 @@ class Volumes:
     def follow(self, record: ServerRecord, facts: Facts) -> bool:
         """Serve an active server's volume by the names that new facts of it make; return whether they are others.
 
-        At every moment the names that are written down are served. Raises Refused while the server is not off, for its
-        system lives on a session by the old names; StorageError.
+        The new names are written down before they are served, and the old ones until they are withdrawn. Raises Refused
+        while the server is not off, for its system lives on a session by the old names; StorageError, Conflict.
         """
         door = self._store.door(record.id)
         if door is None or record.life.run is not None or not boots_volume(record.life):
@@ -218,15 +230,13 @@ class Volumes:
                 seen=f"power {record.power_state}",
                 fix=f"power it off first: baremetal power soft-off {record.name}",
             )
-        volume = next(one for one in self._store.volumes(server_id=record.id) if one.id == door.volume_id)
-        known, new = self._names(record, door.storage), replace_door(door, target=target, initiator=initiator)
-        both = (new.initiator, door.initiator) if target == door.target else (new.initiator,)
-        host.serve(volume.name, bool(volume.origin), _door(new), known, initiators=both)
+        volume = self._volume_of(record.id, record.life.deployed)
+        new = replace_door(door, target=target, initiator=initiator, at=self._now())
         self._store.save_door(new)
-        if target == door.target:
-            host.serve(volume.name, bool(volume.origin), _door(new), known)
-        else:
-            host.release(door.target, [], lambda: None, known=known)
+        host.serve(volume.name, bool(volume.origin), _door(new), self._names(record, door.storage))
+        if target != door.target:
+            host.release(door.target, [], lambda: None, self._names(record, door.storage))
+            self._store.drop_door(door)
         return True
 
     # -- by hand --
@@ -244,26 +254,43 @@ class Volumes:
         target, initiator = self._door_names(record, said, record.facts.vars)
         door = self._store.door(record.id)
         if door is None or (door.storage, door.target, door.initiator) != (said.name, target, initiator):
-            if door is not None and record.life.volumes:
-                raise Refused(f"its volume is on {door.storage}", server=record.name, fix="release it first")
-            door = DoorRecord(record.id, said.name, target, initiator, "", self._secrets(record, said))
+            if door is not None and (record.life.run is not None or boots_volume(record.life)):
+                raise Refused(
+                    f"it boots from {door.storage} by other names", server=record.name, fix="release it first"
+                )
+            secrets = self._secrets(record, said)
+            door = DoorRecord(record.id, said.name, target, initiator, "", secrets, self._now())
             self._store.save_door(door)
         return steps(said, _door(door), read_size(size) if size else 0)
 
-    def restore(self, storage: str, by: str) -> list[str]:
+    def restore(self, storage: str, by: str) -> dict[str, Any]:
         """Serve every volume again that a storage host has ceased to serve: tgt forgets all when it restarts (S4-11).
 
-        Returns the names of the servers concerned. Changes no volume. Raises Unknown, StorageError.
+        Returns the servers that are `served` again, and those that `failed` with what stood in the way: one server's
+        trouble is its own. Changes no volume. Raises Unknown, StorageError where nothing can be asked at all.
         """
         host = self._hosts.host(self._hosts.settings(storage).name)
-        self._withdraw_nobodys(host)
-        served = []
+        there = host.portal.targets()
+        served, failed = [], {}
         for record, door, volume in self._doors(host.name):
-            known = self._names(record, host.name)
-            if host.serve(volume.name, bool(volume.origin), _door(door), known):
-                self._store.note_volume(volume, f"{volume.name} served again", self._now(), by)
-                served.append(record.name)
-        return served
+            wanted = host.target(volume.name, bool(volume.origin), _door(door))
+            if host.portal.agrees(there.get(door.target), wanted):
+                continue
+            try:
+                known = self._names(record, host.name)
+                host.serve(volume.name, bool(volume.origin), _door(door), known, partial(self._still, door))
+            except (StorageError, Superseded) as error:
+                failed[record.name] = str(error)
+                continue
+            self._store.note_volume(volume, f"{volume.name} served again", self._now(), by)
+            served.append(record.name)
+        return {"served": served, "failed": failed}
+
+    def _still(self, door: DoorRecord) -> None:
+        """Raise Superseded where a run has begun on the server meanwhile, or its target is another now."""
+        record = self._store.find_server(door.server_id)
+        if record is None or record.life.run is not None or self._store.door(door.server_id) != door:
+            raise Superseded("the server has moved on meanwhile")
 
     def missing(self, storage: str) -> list[str]:
         """Name the servers whose volume a storage host does not serve as it should. Reads only. Raises StorageError."""
@@ -272,19 +299,9 @@ class Volumes:
         lost = []
         for record, door, volume in self._doors(storage):
             wanted = host.target(volume.name, bool(volume.origin), _door(door))
-            seen = there.get(door.target)
-            if seen is None or {lun.path for lun in seen.luns} != {lun.path for lun in wanted.luns}:
+            if not host.portal.agrees(there.get(door.target), wanted):
                 lost.append(record.name)
         return lost
-
-    def _withdraw_nobodys(self, host: StorageHost) -> None:
-        """Withdraw targets that show volumes of ours and are no server's: what a change of names left when it died."""
-        ours = {one.name for one in self._store.volumes() if one.storage == host.name}
-        doors = {door.target for one in self._store.volumes() if (door := self._store.door(one.server_id))}
-        for target in host.portal.targets().values():
-            owners = {host.keeper.owner(lun.path) for lun in target.luns}
-            if target.iqn not in doors and owners and owners <= ours:
-                host.release(target.iqn, [], lambda: None, known=[name for name in owners if name])
 
     def _doors(self, storage: str) -> Iterator[tuple[ServerRecord, DoorRecord, VolumeRecord]]:
         """Give each server with the target and the whole volume that it has on a storage host."""
@@ -308,33 +325,25 @@ class Volumes:
 
     # -- inside --
 
-    def _open_door(
-        self,
-        record: ServerRecord,
-        plan: VolumePlan,
-        said: StorageSettings,
-        volume: VolumeRecord,
-        permit: Permit,
-    ) -> Door:
-        """Write down by which names the volume is to be served; what is served by others is withdrawn first."""
-        target, initiator = plan.target, plan.initiator
+    def _door_of_run(
+        self, record: ServerRecord, plan: VolumePlan, said: StorageSettings, volume: VolumeRecord
+    ) -> DoorRecord:
+        """Return by which names and secret a run's volume is served: what was told to an array holds for every run."""
         old = self._store.door(record.id)
-        elsewhere = old is not None and (old.storage, old.target) != (said.name, target)
-        if old is not None and elsewhere and self._hosts.settings(old.storage).makes:
-            self._hosts.host(old.storage).release(
-                old.target, [], permit, known=self._names(record, old.storage)
-            )
-            self._store.drop_door(record.id)
-        same = old is not None and (old.storage, old.target, old.initiator) == (said.name, target, initiator)
-        if old is not None and same and not said.makes:  # what was told to the array holds for every run
-            secrets = old.secrets
-            self._store.save_door(DoorRecord(record.id, said.name, target, initiator, volume.id, secrets))
-        elif old is not None and same and old.volume_id == volume.id:
-            secrets = old.secrets
-        else:
-            secrets = self._secrets(record, said)
-            self._store.save_door(DoorRecord(record.id, said.name, target, initiator, volume.id, secrets))
-        return _door(DoorRecord(record.id, said.name, target, initiator, volume.id, secrets))
+        names = (said.name, plan.target, plan.initiator)
+        same = old is not None and (old.storage, old.target, old.initiator) == names
+        keeps = same and (not said.makes or (old is not None and old.volume_id == volume.id))
+        secrets = old.secrets if old is not None and keeps else self._secrets(record, said)
+        at = old.at if old is not None and same and old.volume_id == volume.id else self._now()
+        return DoorRecord(record.id, *names, volume.id, secrets, at)
+
+    def _volume_of(self, server_id: str, run: int) -> VolumeRecord:
+        for one in self._store.volumes(server_id=server_id):
+            if one.run == run and one.role == "system":
+                return one
+        raise StorageError(
+            f"the volume of run {run} is not known any more", StorageErrorKind.MISSING, fix="deploy it again"
+        )
 
     def _secrets(self, record: ServerRecord, said: StorageSettings) -> tuple[str, ...]:
         if not said.chap:

@@ -89,6 +89,33 @@ def test_only_who_may_is_let_in(tgt: Tgt, image: str, daemon: TargetDaemon) -> N
     assert knock(portal, IQN, mine, renewed.user, renewed.password) in (NOT_FOUND, HUNG_UP)
 
 
+@dataclass(frozen=True)
+class CutShell(LocalShell):
+    """A connection that is cut for good before the command that begins with a word."""
+
+    word: str = ""
+
+    def send(self, argv: Sequence[str], source: Iterator[bytes], *, deadline_s: float) -> Output:
+        if argv[0] == self.word:
+            raise StorageError("the connection was cut", StorageErrorKind.UNREACHABLE)
+        return super().send(argv, source, deadline_s=deadline_s)
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+def test_a_change_of_secrets_that_breaks_off_opens_nothing(
+    tgt: Tgt, image: str, daemon: TargetDaemon, mutual: bool
+) -> None:
+    """Without an account a name would be enough: nobody may pass until there is one again."""
+    mine, portal = "iqn.2026-01.org.example:i1", (daemon.address, daemon.port)
+    tgt.serve(target(image, chap=mint("r1", mutual=mutual)), [])
+    renewed = mint("r1", mutual=mutual)
+    with pytest.raises(StorageError):
+        replace(tgt, shell=CutShell(word="perl")).serve(target(image, chap=renewed), [image])
+    assert knock(portal, IQN, mine) != SUCCESS
+    assert tgt.serve(target(image, chap=renewed), [image]) is True
+    assert knock(portal, IQN, mine, renewed.user, renewed.password) == SUCCESS
+
+
 def test_a_target_with_luns_of_others_is_left_as_it_is(tgt: Tgt, image: str, daemon: TargetDaemon) -> None:
     daemon.admin("--mode", "target", "--op", "new", "--tid", "5", "-T", IQN)
     daemon.admin("--mode", "logicalunit", "--op", "new", "--tid", "5", "--lun", "1", "-b", image)

@@ -39,9 +39,8 @@ def read_golden() -> dict[str, dict[str, dict[str, str]]]:
             tables[title][head] = row
             for other in _LIKE.get(head.partition("/")[0], ()):
                 own = head.partition("/")[0]
-                tables[title][head.replace(own, other)] = {
-                    event: re.sub(f"^{own}(?=/)", other, cell) for event, cell in row.items()
-                }
+                like = {event: re.sub(f"^{own}(?=/)", other, cell) for event, cell in row.items()}
+                tables[title].setdefault(head.replace(own, other), like)
     return tables
 
 

@@ -35,12 +35,13 @@ def upgrade() -> None:
     op.create_index("uq_volumes_storage_name", "volumes", ["storage", "name"], unique=True)
     op.create_table(
         "doors",
-        sa.Column("server_id", sa.String(), nullable=False),
         sa.Column("storage", sa.String(), nullable=False),
         sa.Column("target", sa.String(), nullable=False),
+        sa.Column("server_id", sa.String(), nullable=False),
         sa.Column("initiator", sa.String(), nullable=False),
         sa.Column("volume_id", sa.String(), nullable=False),
         sa.Column("sealed", sa.String(), nullable=False),
-        sa.PrimaryKeyConstraint("server_id", name="pk_doors"),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("storage", "target", name="pk_doors"),
     )
-    op.create_index("uq_doors_storage_target", "doors", ["storage", "target"], unique=True)
+    op.create_index("ix_doors_server_id", "doors", ["server_id"])
