@@ -420,7 +420,7 @@ def test_a_servers_volume_cannot_be_deleted_while_it_is_under_care(diskless: Hal
 
 
 def test_promoted_and_cloned_again(diskless: Hall) -> None:
-    """A server's own volume becomes a golden image; not while it runs."""
+    """S4-10: a server's own volume becomes a golden image; not while it runs."""
     diskless.make_active()
     (name,) = [one for one in diskless.volumes() if one.startswith("bm-")]
     (diskless.folder / name / "disk.img").write_bytes(b"changed" * 1000)

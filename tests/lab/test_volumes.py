@@ -189,7 +189,7 @@ def _script(hall: Hall, server: VirtualServer) -> str:
 
 
 def test_installed_onto_its_volume_by_kickstart(hall: Hall) -> None:
-    """The installer finds the volume as a disk, installs onto it, and the server boots from it by itself."""
+    """S0-10: the installer finds the volume as a disk, installs onto it, and the server boots from it by itself."""
     server = hall.uefi
     hall.lab.make_available(server)
     hall.lab.ask(

@@ -1,4 +1,4 @@
-"""Volumes as files, on a real filesystem: whole or not at all, and nobody else's are touched."""
+"""Volumes as files, on a real filesystem: whole or not at all, a clone per host (S4-9), nobody else's are touched."""
 
 from __future__ import annotations
 
