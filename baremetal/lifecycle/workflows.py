@@ -325,7 +325,8 @@ _ROWS = (
     Workflow(
         Verb.RELEASE,
         begins=_TAKEN,
-        steps=(*_RELEASING, *_wiping("still off"), Do("volume", EnsureNoVolume(), S.CLEANING)),
+        # the volume first: from a wipe that failed, ways lead to available that know of no volume
+        steps=(*_RELEASING, Do("volume", EnsureNoVolume(), S.DELETING), *_wiping("still off")),
         ends=S.AVAILABLE,
         closing=(_off(S.DELETING), _off(S.CLEANING)),
         errand=WIPE,

@@ -130,6 +130,18 @@ def test_a_machine_is_sent_to_its_volume_once_there_is_a_system_on_it() -> None:
         assert boots_volume(lived) is (verb is Verb.UNRESCUE)
 
 
+def test_no_volume_outlives_a_release_whose_wipe_fails() -> None:
+    """From `clean failed` ways lead to `available` that know of no volume, so that it must be gone by then."""
+    ends = set()
+    for lived in live("release --wipe", replace(DISKLESS, state=ProvisionState.ACTIVE)):
+        ended = decide(lived, Asked(Verb.ABORT), LATER).server
+        while ended.run is not None:
+            ended = decide(ended, RESULTS["did"](ended), LATER).server
+        ends.add(ended.state)
+        assert ended.volumes == () or ended.state is ProvisionState.ERROR, position(lived)
+    assert ends == {ProvisionState.ERROR, ProvisionState.CLEAN_FAILED, ProvisionState.AVAILABLE}
+
+
 def test_the_windows_open_with_the_intention_and_close_on_go_and_complete() -> None:
     """I1, I4."""
     boot = {name for name in positions() if boot_window_open(at(name))}
