@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from baremetal.lifecycle.actions import Action, EnsureBootDevice, EnsureNoVolume
 from baremetal.lifecycle.decision import Decision, Outcome, Reply
 from baremetal.lifecycle.model import BootTarget, ProvisionState, Run, Server, Verb
-from baremetal.lifecycle.workflows import FAILS_TO, WORKFLOWS, Do, Step, Way, Workflow, allowed_verbs
+from baremetal.lifecycle.workflows import FAILS_TO, ROWS, Do, Step, Workflow, allowed_verbs
 
 
 def owed(server: Server) -> Action | None:
@@ -28,7 +28,7 @@ def owed(server: Server) -> Action | None:
 
 
 def workflow(run: Run) -> Workflow:
-    return WORKFLOWS[run.verb, run.wipe, Way.of(run.method, run.target)]
+    return ROWS[run.verb, run.wipe, run.method, run.target]
 
 
 def current_step(server: Server) -> Step | None:

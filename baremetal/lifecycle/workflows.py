@@ -338,6 +338,14 @@ WORKFLOWS: Mapping[tuple[Verb, bool, Way], Workflow] = {
     (flow.verb, flow.wipe, flow.way): flow for flow in _ROWS
 }
 """Every row, by its verb, whether wiping is asked, and its way."""
+ROWS: Mapping[tuple[Verb, bool, Method | None, BootTarget], Workflow] = {
+    (verb, wipe, method, target): flow
+    for (verb, wipe, way), flow in WORKFLOWS.items()
+    for method in (None, *Method)
+    for target in BootTarget
+    if Way.of(method, target) is way
+}
+"""The same, by what a run knows: its verb, whether wiping is asked, its method, its target."""
 METHODS: Mapping[Verb, frozenset[Method]] = {
     Verb.DEPLOY: frozenset(Method),
     Verb.REBUILD: frozenset(Method),
@@ -348,7 +356,7 @@ def row(
     verb: Verb, *, wipe: bool = False, method: Method | None = None, target: BootTarget = BootTarget.DISK
 ) -> Workflow | None:
     """Return the row that a verb runs, None where there is none."""
-    return WORKFLOWS.get((verb, wipe, Way.of(method, target)))
+    return ROWS.get((verb, wipe, method, target))
 
 
 MOVING = frozenset(step.state for flow in _ROWS for step in (*flow.steps, *flow.closing))
