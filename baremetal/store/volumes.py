@@ -6,7 +6,7 @@ on a storage host unknown to us. Deliberately unknown: how a volume is made, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +23,16 @@ from baremetal.store.tables import DOORS, STORAGE_HOSTS, VOLUMES, micros, moment
 
 _V = VOLUMES.c
 _D = DOORS.c
+_COLUMNS = [column.name for column in VOLUMES.c]
 _VOLUMES = select(VOLUMES).order_by(_V.storage, _V.role, _V.name)
+_ALL = Prepared(_VOLUMES)
+_OF_SERVER = Prepared(_VOLUMES.where(_V.server_id == bindparam("ref")))
+_NAMED = Prepared(
+    select(VOLUMES).where(_V.storage == bindparam("the_storage"), _V.name == bindparam("the_name"))
+)
+_ADD = Prepared(insert(VOLUMES), _COLUMNS)
+_STANDS = Prepared(update(VOLUMES).where(_V.id == bindparam("ref")), ("ready", "size"))
+_GONE = Prepared(delete(VOLUMES).where(_V.id == bindparam("ref")))
 _DOORS = Prepared(
     select(_D.server_id, _D.storage, _D.target, _D.initiator, _D.volume_id, _D.sealed, _D.at)
     .where(_D.server_id == bindparam("ref"))
@@ -71,21 +80,25 @@ class Volumes(Part):
 
     def volumes(self, *, server_id: str | None = None) -> list[VolumeRecord]:
         """Return every volume, or those of one server; by storage host, role and name."""
-        asked = _VOLUMES if server_id is None else _VOLUMES.where(_V.server_id == server_id)
         with self._db.read() as connection:
-            return [_volume(row) for row in connection.execute(asked)]
+            asked = (
+                _ALL.run(connection, {})
+                if server_id is None
+                else _OF_SERVER.run(connection, {"ref": server_id})
+            )
+            return [_volume(row) for row in asked.fetchall()]
 
     def want_volume(self, wanted: VolumeRecord) -> VolumeRecord:
         """Write down that a volume is to be made, and return it as it is written: an earlier row stands.
 
         Raises Conflict where the name belongs to another server or role.
         """
-        named = (_V.storage == wanted.storage) & (_V.name == wanted.name)
+        named = {"the_storage": wanted.storage, "the_name": wanted.name}
         with self._db.write() as connection:
-            row = connection.execute(select(VOLUMES).where(named)).first()
+            row = _NAMED.run(connection, named).fetchone()
             if row is None:
-                connection.execute(
-                    insert(VOLUMES),
+                _ADD.run(
+                    connection,
                     {
                         "id": wanted.id,
                         "storage": wanted.storage,
@@ -108,12 +121,12 @@ class Volumes(Part):
     def volume_stands(self, volume_id: str, size: int) -> None:
         """Note that a volume was seen standing whole, and how large it is."""
         with self._db.write() as connection:
-            connection.execute(update(VOLUMES).where(_V.id == volume_id).values(ready=True, size=size))
+            _STANDS.run(connection, {"ref": volume_id, "ready": True, "size": size})
 
     def volume_gone(self, volume_id: str) -> None:
         """Forget a volume that stands no more. Idempotent."""
         with self._db.write() as connection:
-            connection.execute(delete(VOLUMES).where(_V.id == volume_id))
+            _GONE.run(connection, {"ref": volume_id})
 
     def note_volume(self, volume: VolumeRecord, note: str, at: datetime, by: str) -> None:
         """Write into the history what an operator had done to a volume."""
@@ -185,16 +198,7 @@ class Volumes(Part):
         return len(rows)
 
 
-def _volume(row: Any) -> VolumeRecord:
-    return VolumeRecord(
-        id=row.id,
-        storage=row.storage,
-        name=row.name,
-        role=row.role,
-        size=row.size,
-        created_at=moment(row.created_at),
-        server_id=row.server_id,
-        run=row.run,
-        origin=row.origin,
-        ready=bool(row.ready),
-    )
+def _volume(row: Sequence[Any]) -> VolumeRecord:
+    known = dict(zip(_COLUMNS, row, strict=True))
+    known["ready"], known["created_at"] = bool(known["ready"]), moment(known["created_at"])
+    return VolumeRecord(**known)

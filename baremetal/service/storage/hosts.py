@@ -45,6 +45,8 @@ class Hosts:
 
     def settings(self, name: str = "") -> StorageSettings:
         """Return what is said of one; "" means the only one. Raises Unknown BM809, Invalid."""
+        if name in self._configured:  # which goes before what was added, and needs no database
+            return self._configured[name]
         known = self.all()
         if name in known:
             return known[name]
