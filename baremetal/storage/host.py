@@ -59,7 +59,7 @@ class StorageHost:
         with self.locked():
             permit()
             with failpoints("volume.create"):
-                self._make(wanted)
+                self._make(wanted, permit)
 
     def serve(
         self,
@@ -116,12 +116,13 @@ class StorageHost:
         finally:
             self._here.release()
 
-    def _make(self, wanted: Wanted) -> None:
+    def _make(self, wanted: Wanted, permit: Permit) -> None:
         if wanted.origin is None:
             self.keeper.create(wanted.name, wanted.size, wanted.tag)
         else:
             self.keeper.clone(wanted.name, wanted.origin, wanted.size, wanted.tag)
         if wanted.seed is not None:
+            permit()  # a copy may have taken an hour
             self.keeper.seed(wanted.name, wanted.seed)
 
     def _remove(self, volumes: Sequence[tuple[str, Tag]], permit: Permit) -> bool:
