@@ -110,14 +110,16 @@ class FileKeeper:
         return name if folder == self.folder and file in ("disk.img", "seed.img") else None
 
     def remove(self, name: str, tag: Tag) -> bool:
+        for leftover in (
+            _GONE,
+            _NEW,
+        ):  # first, because they are ours even where another's volume has the name
+            self._must("removing the volume", "rm", "-rf", f"{self.folder}/{leftover}{name}")
         there = self._is_there(name, tag)
         if there:
-            self._must("removing the volume", "rm", "-rf", f"{self.folder}/{_GONE}{name}")
-            self._must(
-                "removing the volume", "mv", "-T", f"{self.folder}/{name}", f"{self.folder}/{_GONE}{name}"
-            )
-        for leftover in (_GONE, _NEW):
-            self._must("removing the volume", "rm", "-rf", f"{self.folder}/{leftover}{name}")
+            gone = f"{self.folder}/{_GONE}{name}"
+            self._must("removing the volume", "mv", "-T", f"{self.folder}/{name}", gone)
+            self._must("removing the volume", "rm", "-rf", gone)
         return there
 
     # -- inside --

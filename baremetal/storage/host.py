@@ -130,8 +130,16 @@ class StorageHost:
         for name, tag in volumes:
             permit()
             with failpoints("volume.remove"):
-                there = self.keeper.remove(name, tag) or there
+                there = self._is_removed(name, tag) or there
         return there
+
+    def _is_removed(self, name: str, tag: Tag) -> bool:
+        try:
+            return self.keeper.remove(name, tag)
+        except StorageError as error:
+            if error.kind is not StorageErrorKind.CLASH:
+                raise
+            return False  # what has its name is another's: it stays, and ours does not stand
 
     def _paths(self, names: Sequence[str]) -> list[str]:
         return [path for name in names for path in (self.keeper.path(name), self.keeper.seed_path(name))]
