@@ -21,6 +21,7 @@ import pytest
 from baremetal.drivers.keys import generate_keypair
 from baremetal.lab.targets import CONTROL, TargetDaemon
 from baremetal.lifecycle.model import BootDevice
+from baremetal.service.boot.machine import Machine
 from baremetal.sim.bootflags import BootFlagBytes
 from baremetal.storage.shell import LocalShell
 from baremetal.storage.tgt import Tgt
@@ -38,6 +39,10 @@ template = "nocloud/clone.sh.j2"
 golden = "tiny"
 proof = "first-boot"
 """
+
+
+def _settings(script: str) -> dict[str, str]:
+    return dict(re.findall(r"^set (\S+) (.*)$", script, re.MULTILINE))
 
 
 @dataclass
@@ -74,7 +79,7 @@ class Hall:
 
     def settings(self) -> dict[str, str]:
         """What iPXE is told to set."""
-        return dict(re.findall(r"^set (\S+) (.*)$", self.script(), re.MULTILINE))
+        return _settings(self.script())
 
     def knock(self, *, target: str = f"{BASE}:r1.main") -> bool:
         """Log in with what the script says, to this target or another one."""
@@ -293,6 +298,21 @@ def test_a_restarted_storage_host_serves_again_what_it_served(diskless: Hall) ->
     assert diskless.targets() == before
     assert diskless.knock()
     assert diskless.service.post("/v1/storage/nas/restore", status=200) == {"served": [], "failed": {}}
+
+
+def test_a_script_that_is_asked_for_while_its_run_ends_is_that_of_the_volume(diskless: Hall) -> None:
+    """I7: the machine was looked up in the run, and is answered after it; active, it hears of nothing else."""
+    diskless.deploy()
+    whole = diskless.script()
+    boot = diskless.service.app.boot_answers
+    look = boot.look(Machine(mac=MAC, address="192.0.2.7", base=diskless.service.boot_url))
+    assert look.commits
+    diskless.boot_first()
+    server = diskless.service.wait("r1", lambda server: server["provision_state"] == "active")
+    (text,) = boot.settle([look])
+    assert server["run"] is None
+    assert _settings(text) == _settings(whole)
+    assert "sanboot" in text
 
 
 def test_a_storage_host_that_is_away_is_waited_for(diskless: Hall) -> None:

@@ -18,7 +18,8 @@ from baremetal.failpoints import failpoints
 from baremetal.lifecycle.decision import Reply
 from baremetal.lifecycle.events import Fetched
 from baremetal.lifecycle.model import BootTarget, Fetch
-from baremetal.netboot.answer import Install, TargetBoot
+from baremetal.lifecycle.windows import boots_volume
+from baremetal.netboot.answer import Install, TargetBoot, choose_answer
 from baremetal.netboot.dialect import constant, wait_text
 from baremetal.netboot.lookup import By, Loader
 from baremetal.service.boot.looks import Look, find_machine, weigh
@@ -214,6 +215,9 @@ class Scripts(Part):
             # only once it is committed: what is kept is served again without a commit
             self._store.after_commit(partial(self._served, record.id, look.machine, now.number, served.text))
             return served.text
+        if boots_volume(decision.server):
+            # its run ended while it asked: from now on it hears of its volume and of nothing else (promises I7)
+            return self._volume_script(record, choose_answer(decision.server).reason, look.machine)
         telemetry.BOOT_ANSWERS.labels(str(look.machine.loader), "local").inc()
         return local_script(record, decision.note, look.machine.loader)
 
