@@ -23,6 +23,7 @@ from baremetal.lab.targets import CONTROL, TargetDaemon
 from baremetal.lifecycle.model import BootDevice
 from baremetal.service.boot.machine import Machine
 from baremetal.sim.bootflags import BootFlagBytes
+from baremetal.storage.host import StorageHost
 from baremetal.storage.shell import LocalShell
 from baremetal.storage.tgt import Tgt
 from tests.integration.conftest import MAC, Service, enrolment, running
@@ -298,6 +299,35 @@ def test_a_restarted_storage_host_serves_again_what_it_served(diskless: Hall) ->
     assert diskless.targets() == before
     assert diskless.knock()
     assert diskless.service.post("/v1/storage/nas/restore", status=200) == {"served": [], "failed": {}}
+
+
+def test_what_is_restored_while_it_is_released_stays_released(
+    diskless: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A target that was listed for restoring is withdrawn before its turn comes: it is not served again."""
+    diskless.make_active()
+    diskless.daemon.restart()
+    honest = Tgt.targets
+
+    def release_meanwhile(tgt: Tgt) -> Any:
+        there = honest(tgt)
+        monkeypatch.setattr(Tgt, "targets", honest)
+        listed = StorageHost.serve
+
+        def late(host: StorageHost, *args: Any, **more: Any) -> bool:
+            monkeypatch.setattr(StorageHost, "serve", listed)
+            diskless.service.post("/v1/servers/r1/release")
+            diskless.rest()
+            return listed(host, *args, **more)
+
+        monkeypatch.setattr(StorageHost, "serve", late)
+        return there
+
+    monkeypatch.setattr(Tgt, "targets", release_meanwhile)
+    done = diskless.service.post("/v1/storage/nas/restore", status=200)
+    assert (done["served"], set(done["failed"])) == ([], {"r1"})
+    assert diskless.targets() == {}
+    assert set(diskless.volumes()) == {"golden-tiny"}
 
 
 def test_a_script_that_is_asked_for_while_its_run_ends_is_that_of_the_volume(diskless: Hall) -> None:
