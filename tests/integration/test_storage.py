@@ -345,6 +345,23 @@ def test_a_script_that_is_asked_for_while_its_run_ends_is_that_of_the_volume(dis
     assert "sanboot" in text
 
 
+def test_a_storage_host_that_is_known_no_more_is_said_and_not_waited_for(
+    diskless: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken out of the configuration while it keeps a volume: the release says so, and works once it is back."""
+    diskless.make_active()
+    with monkeypatch.context() as patch:
+        patch.setattr(diskless.service.app.store, "storage_hosts", dict)
+        diskless.service.post("/v1/servers/r1/release")
+        server = diskless.rest()
+    assert server["provision_state"] == "error"
+    assert "BM809" in server["last_error"]
+    assert "no storage host 'nas'" in server["last_error"]
+    diskless.service.post("/v1/servers/r1/release")
+    assert diskless.rest()["provision_state"] == "available"
+    assert diskless.targets() == {}
+
+
 def test_a_storage_host_that_is_away_is_waited_for(diskless: Hall) -> None:
     diskless.daemon.stop()
     diskless.service.post("/v1/servers/r1/deploy", {"profile": "clone"})
