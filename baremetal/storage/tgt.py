@@ -100,9 +100,9 @@ class Tgt:
             # who is logged in keeps a session until the target goes; nobody new comes in between
             for initiator in there.initiators:
                 self._must("target", "unbind", tid, "--initiator-name", initiator)
+        # while the target still names them, or they are forgotten by who is cut off here
+        self._drop_accounts(_accounts(there.chap))
         self._must("target", "delete", tid, "--force")
-        for account in _accounts(there.chap):
-            self._drop_account(account)
         return True
 
     # -- the parts of a target --
@@ -125,12 +125,7 @@ class Tgt:
     def _serve_accounts(self, tid: int, there: Target | None, chap: Chap | None) -> None:
         have = _accounts(there.chap) if there else ()
         want = _accounts(chap)
-        for account in have:
-            if account not in want:
-                self._must(
-                    "account", "unbind", tid, "--user", account.name, *(["--outgoing"] * account.outgoing)
-                )
-                self._drop_account(account)
+        self._drop_accounts([account for account in have if account not in want])
         known = self._tgtadm("account", "show").out.split()
         for account in want:
             if account in have:
@@ -152,10 +147,12 @@ class Tgt:
             if initiator not in wanted.initiators:
                 self._must("target", "unbind", tid, "--initiator-name", initiator)
 
-    def _drop_account(self, account: _Account) -> None:
-        done = self._tgtadm("account", "delete", None, "--user", account.name)
-        if done.status != 0 and "can't find the account" not in done.err:
-            raise self._failed(f"deleting the account {account.name}", done)
+    def _drop_accounts(self, accounts: Sequence[_Account]) -> None:
+        """Delete accounts, bound as they are; the target's own first, which is found by the initiator's. Idempotent."""
+        for account in reversed(accounts):
+            done = self._tgtadm("account", "delete", None, "--user", account.name)
+            if done.status != 0 and "can't find the account" not in done.err:
+                raise self._failed(f"deleting the account {account.name}", done)
 
     # -- tgtadm --
 
