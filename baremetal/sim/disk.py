@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 class Write:
     """One line of the disk's own log. `run` is `<server id>/<run number>`.
 
-    `what`: partitioning, installed, wiping, wiped.
+    `what`: partitioning, installed, wiping, wiped; settled: a clone's first boot made it a system of its own.
     """
 
     at: float
@@ -20,13 +20,17 @@ class Write:
 
 @dataclass(slots=True)
 class SimulatedDisk:
-    """`system` is the run whose complete system stands on it, or "" for none; `callback` where it is to call home."""
+    """`system` is the run whose complete system stands on it, or "" for none; `callback` where it is to call home.
+
+    `instance`: which seed a clone has read.
+    """
 
     name: str = "vda"
     serial: str = "SIM0001"
     size: int = 64 << 30
     system: str = ""
     callback: str = ""
+    instance: str = ""
     log: list[Write] = field(default_factory=list)
 
     def partition(self, at: float, run: str, boot_id: str) -> None:
@@ -36,6 +40,10 @@ class SimulatedDisk:
     def install(self, at: float, run: str, boot_id: str, callback: str) -> None:
         self.system, self.callback = run, callback
         self.log.append(Write(at, "installed", run, boot_id))
+
+    def settle(self, at: float, instance: str, run: str, callback: str) -> None:
+        self.system, self.callback, self.instance = run, callback, instance
+        self.log.append(Write(at, "settled", run, ""))
 
     def wipe(self, at: float, run: str, boot_id: str) -> None:
         self.system = self.callback = ""

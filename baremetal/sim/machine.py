@@ -1,6 +1,6 @@
 """A simulated server behind a BMC: firmware that netboots or boots its disk, an installer, an installed system.
 
-What it does in a RAM system (wipe, inspect, rescue) is in `errands.py`.
+What it does in a RAM system (wipe, inspect, rescue) is in `errands.py`, what it does with a volume in `diskless.py`.
 
 It believes what real ones believe: the boot script and the answer file it is served, word for word (the same rendered
 text that goes to hardware), and the replies to its call-backs. It knows nothing of runs or states. What it did to its
@@ -19,6 +19,7 @@ from baremetal.lifecycle.model import BootDevice
 from baremetal.sim.chassis import OWN_ORDER, BootOrder
 from baremetal.sim.clock import VirtualClock
 from baremetal.sim.disk import SimulatedDisk
+from baremetal.sim.diskless import Attached, Fabric, attach, read_ticket, settle
 from baremetal.sim.errands import carry_out, errand_of
 from baremetal.sim.network import Network, NoAnswer, Reply
 
@@ -89,6 +90,9 @@ class SimulatedMachine:
         self.pxe_first = False
         self.firmware: Callable[[], BootOrder] = lambda: OWN_ORDER
         self.disk = SimulatedDisk()
+        self.fabric: Fabric | None = None
+        self.root: SimulatedDisk | None = None
+        """The disk or volume of the system that is up, None while none is."""
         self.fired: Counter[str] = Counter()
         self.errands: list[tuple[str, str]] = []
         """What it did in a RAM system that touched no disk, and for which run."""
@@ -135,7 +139,10 @@ class SimulatedMachine:
 
     def _halt(self, stage: str) -> None:
         self._lives += 1
-        self.running, self.ssh_up, self.stage = "", False, stage
+        self._down(stage)
+
+    def _down(self, stage: str) -> None:
+        self.running, self.root, self.ssh_up, self.stage = "", None, False, stage
 
     def _go_on(self, life: Life, number: int) -> None:
         if number != self._lives:
@@ -159,22 +166,35 @@ class SimulatedMachine:
         yield self.timing.post_s * self._rng.uniform(0.8, 1.2) + late
         own = BootDevice.PXE if self.pxe_first else BootDevice.DISK
         device = own if order.device in (BootDevice.NONE, BootDevice.BIOS, BootDevice.CDROM) else order.device
-        if device is BootDevice.PXE or not self.disk.system:
-            self.stage = "netboot"
-            script = yield from self._fetch_script()
-            answer = _ANSWER.search(script)
-            if answer is not None:
-                yield from self._installer(answer.group())
-                return
+        if (device is BootDevice.PXE or not self.disk.system) and (yield from self._netboot()):
+            return
         if self.disk.system:
-            yield from self._system()
+            yield from self._system(Attached(self.disk))
             return
         self.stage = "nothing to boot"
 
     def restart(self) -> Life:
         """What a reboot from inside does: the same machine, its firmware once more."""
-        self.running, self.ssh_up, self.stage = "", False, "post"
+        self._down("post")
         yield from self._boot(self.firmware())
+
+    def _netboot(self) -> Generator[float, None, bool]:
+        """Do what the boot script says; false where it leaves the machine to its own disk."""
+        while True:
+            self.stage = "netboot"
+            script = yield from self._fetch_script()
+            answer, ticket = _ANSWER.search(script), read_ticket(script)
+            volume = (yield from attach(self, ticket)) if ticket is not None else None
+            if ticket is not None and volume is None:
+                if ticket.boots:
+                    continue
+                return False
+            if answer is not None:
+                yield from self._installer(answer.group(), volume)
+                return True
+            if volume is not None:
+                yield from self._system(volume)
+            return volume is not None
 
     def _fetch_script(self) -> Generator[float, None, str]:
         mac = "02:00:00:ff:ff:ff" if self.chance("wrong_nic") else self.macs[0]
@@ -194,7 +214,7 @@ class SimulatedMachine:
 
     # -- installer --
 
-    def _installer(self, answer_url: str) -> Life:
+    def _installer(self, answer_url: str, volume: Attached | None) -> Life:
         self.stage = "installer"
         yield self.timing.kernel_s
         if self.chance("panic"):
@@ -217,15 +237,16 @@ class SimulatedMachine:
         if errand := errand_of(answer):
             yield from carry_out(self, errand, callback.group(), run.group())
         else:
-            yield from self._with_answer(callback.group(), run.group())
+            yield from self._with_answer(callback.group(), run.group(), volume.disk if volume else None)
 
-    def _with_answer(self, callback: str, run: str) -> Life:
-        hello = {**self.introduce(), "disk": self.disk.name}
+    def _with_answer(self, callback: str, run: str, lun: SimulatedDisk | None) -> Life:
+        disk = lun or self.disk
+        hello = {**self.introduce(lun), "disk": disk.name}
         boot_id = str(hello["boot_id"])
         if not (yield from self.ask_go(f"{callback}/install-started", hello)):
             self.power_off()
             return
-        self.disk.partition(self._clock.monotonic(), run, boot_id)
+        disk.partition(self._clock.monotonic(), run, boot_id)
         self.stage = "installing"
         if self.chance("hang"):
             self.stage = "installer hangs"
@@ -244,7 +265,7 @@ class SimulatedMachine:
         slow = self.chance("slow_installer")
         yield self.timing.slow_s if slow else self.timing.install_s / 2
         silent = self.chance("silent")
-        self.disk.install(self._clock.monotonic(), run, boot_id, "" if silent else callback)
+        disk.install(self._clock.monotonic(), run, boot_id, "" if silent else callback)
         if not silent:
             yield from self.tell(
                 callback, "install-complete", {"boot_id": boot_id, "ssh_host_keys": [self.key_of(run)]}
@@ -255,10 +276,11 @@ class SimulatedMachine:
         """Return the time for a line of the disk's log."""
         return self._clock.monotonic()
 
-    def introduce(self) -> dict[str, object]:
+    def introduce(self, lun: SimulatedDisk | None = None) -> dict[str, object]:
         """Say who this machine is, as the first call-back of a boot does."""
         boot_id = f"{self._rng.getrandbits(64):016x}"
-        return {"boot_id": boot_id, "macs": list(self.macs), "disks": [self.disk.report()]}
+        disks = [self.disk.report(), *([lun.report()] if lun is not None else [])]
+        return {"boot_id": boot_id, "macs": list(self.macs), "disks": disks}
 
     def ask_go(self, url: str, hello: dict[str, object]) -> Generator[float, None, bool]:
         """Ask for go until there is an answer, within a bound; false for no."""
@@ -281,15 +303,21 @@ class SimulatedMachine:
 
     # -- installed system --
 
-    def _system(self) -> Life:
-        self.stage = "booting its disk"
+    def _system(self, volume: Attached) -> Life:
+        self.stage = "booting its volume" if volume.disk is not self.disk else "booting its disk"
         yield self.timing.boot_s
-        self.running = self.disk.system
+        disk = volume.disk
+        if not disk.system or not (yield from settle(self, volume)):
+            return
+        self.running, self.root = disk.system, disk
         self.stage = "up"
         self.ssh_up = not self.chance("no_ssh")
-        if self.disk.callback:
-            callback, self.disk.callback = self.disk.callback, ""
-            yield from self.tell(callback, "first-boot", {"boot_id": f"{self._rng.getrandbits(64):016x}"})
+        if disk.callback:
+            callback, disk.callback = disk.callback, ""
+            news: dict[str, object] = {"boot_id": f"{self._rng.getrandbits(64):016x}"}
+            if disk.instance:  # a clone: nobody else could report the keys that it made
+                news |= {"run": disk.system, "ssh_host_keys": [self.key_of(disk.system)]}
+            yield from self.tell(callback, "first-boot", news)
 
     def login(self) -> str:
         """Answer an SSH login with what the forced command prints. Raises NoAnswer while no sshd is up."""

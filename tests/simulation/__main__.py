@@ -11,8 +11,8 @@ import traceback
 from pathlib import Path
 
 from baremetal import garbage
+from tests.simulation.broken import Broken
 from tests.simulation.faults import KNOBS
-from tests.simulation.invariants import Broken
 from tests.simulation.lives import Lives, Tally, quiet
 from tests.simulation.world import frozen_templates
 

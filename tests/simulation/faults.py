@@ -32,23 +32,52 @@ class OwnFaults:
     late: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class StorageFaults:
+    """Faults of a storage host, as chances per line of the dialogue with it.
+
+    `ssh_cut`: the connection is cut before or after a line took effect. `ssh_hang`: nothing is heard of a line, which
+    may have taken effect, until its deadline passes. `full`: there is no room. `slow_copy`: a clone takes longer than a
+    reservation. `forgets`: the host restarts and has lost its targets. `clash` is per life: somebody else's volumes
+    have the names of ours.
+    """
+
+    ssh_cut: float = 0.0
+    ssh_hang: float = 0.0
+    full: float = 0.0
+    slow_copy: float = 0.0
+    forgets: float = 0.0
+    clash: float = 0.0
+
+
 @dataclass(slots=True)
 class Plan:
-    """The faults of one life and how long they last; `fired` counts each knob's effects."""
+    """The faults of one life and how long they last; `fired` counts each knob's effects.
+
+    `storage`: those of the storage host, in a life of a server that boots from it; None for a server with a disk.
+    """
 
     bmc: Knobs
     machine: MachineKnobs
     own: OwnFaults
     until_s: float
+    storage: StorageFaults | None = None
     fired: Counter[str] = field(default_factory=Counter)
 
 
+DISKLESS = 0.125
+
+
 def draw(rng: random.Random) -> Plan:
-    """Draw a plan: one life in eight is undisturbed, most have two to four kinds of trouble at once."""
+    """Draw a plan: one life in eight is undisturbed, most have two to four kinds of trouble at once.
+
+    One life in eight is that of a server that boots from a storage host.
+    """
     bmc: dict[str, object] = {}
     machine: dict[str, float] = {}
     own: dict[str, float] = {}
-    if rng.random() > 0.125:
+    disturbed = rng.random() > 0.125
+    if disturbed:
         for name in rng.sample(sorted(_BMC), rng.randint(0, 3)):
             bmc[name] = _BMC[name](rng)
         for name in rng.sample(_MACHINE, rng.randint(0, 2)):
@@ -57,7 +86,14 @@ def draw(rng: random.Random) -> Plan:
             own[name] = _OWN[name](rng)
     if "crash_after" in bmc:
         bmc["reboot_s"] = 20.0
-    return Plan(Knobs(**bmc), MachineKnobs(**machine), OwnFaults(**own), until_s=rng.uniform(600.0, 7200.0))  # type: ignore[arg-type]
+    until_s = rng.uniform(600.0, 7200.0)
+    storage = _draw_storage(rng, disturbed) if rng.random() < DISKLESS else None
+    return Plan(Knobs(**bmc), MachineKnobs(**machine), OwnFaults(**own), until_s, storage)  # type: ignore[arg-type]
+
+
+def _draw_storage(rng: random.Random, disturbed: bool) -> StorageFaults:
+    names = rng.sample(sorted(_STORAGE), rng.randint(0, 3)) if disturbed else ()
+    return StorageFaults(**{name: rng.choice(_STORAGE[name]) for name in names})
 
 
 _BMC: dict[str, Callable[[random.Random], object]] = {
@@ -108,4 +144,12 @@ _OWN: dict[str, Callable[[random.Random], float]] = {
     "doubled": lambda rng: 0.3,
     "late": lambda rng: 0.2,
 }
-KNOBS = tuple(sorted({*(name.removesuffix("_s") for name in _BMC), *_MACHINE, *_OWN}))
+_STORAGE: dict[str, tuple[float, ...]] = {
+    "ssh_cut": (0.02, 0.1),
+    "ssh_hang": (0.02, 0.05),
+    "full": (0.3, 0.6),
+    "slow_copy": (0.5, 1.0),
+    "forgets": (0.01, 0.03),
+    "clash": (1.0,),
+}
+KNOBS = tuple(sorted({*(name.removesuffix("_s") for name in _BMC), *_MACHINE, *_OWN, *_STORAGE}))

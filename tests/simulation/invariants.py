@@ -15,25 +15,29 @@ from msgspec.structs import replace
 from baremetal.lifecycle.actions import EnsureBootDevice, EnsurePower
 from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Asked, Did, Event, Heard, Intended
-from baremetal.lifecycle.model import BootDevice, PowerState, Proof, ProvisionState, Server, Signal, Verb
+from baremetal.lifecycle.model import (
+    BootDevice,
+    BootTarget,
+    Method,
+    PowerState,
+    Proof,
+    ProvisionState,
+    Run,
+    Server,
+    Signal,
+    Verb,
+)
 from baremetal.lifecycle.moves import current_step, owed
 from baremetal.lifecycle.table import edges, position
 from baremetal.lifecycle.windows import answer_window_open, is_complete
 from baremetal.lifecycle.workflows import FAILED, MOVING, allowed_verbs
+from baremetal.sim.disk import SimulatedDisk
 from baremetal.store.history import fold
+from tests.simulation.broken import Broken, check
+from tests.simulation.volumes import VolumeWatch
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
-
-
-class Broken(BaseException):
-    """A promise was broken; the first word of the message is its id. Nothing in the program may handle it."""
-
-
-def check(claim: bool, promise: str, what: str, *about: object) -> None:
-    """Raise Broken unless the claim holds. `about` goes into the `{}` of `what`, which is written only then."""
-    if not claim:
-        raise Broken(f"{promise}: {what.format(*about) if about else what}")
 
 
 class Watch:
@@ -54,6 +58,8 @@ class Watch:
         self.initial = world.real_store.server(world.id).life
         self.life = self.initial
         """The server as the commits have left it; compared with what is stored when the life is over."""
+        self.volumes = VolumeWatch(self, world)
+        """What is watched of a storage host, in a life that has one."""
 
     def asked(self, event: Asked) -> None:
         """The operator asks: whether for a wipe is known from here, not from what the program made of it."""
@@ -132,7 +138,15 @@ class Watch:
             check(
                 so or not surely or ran_out, "P8", "{}: recorded, and the BMC holds {}", action, flags.hex()
             )
-            check(not (persistent and device == 1), "I6", "persistent PXE")
+            persists = persistent and device == 1
+            check(not persists or self._may_persist(before), "I6", "persistent PXE")
+
+    def _may_persist(self, server: Server) -> bool:
+        """Whether it boots its volume: from the flip on, a clone from its power-on."""
+        run, step = server.run, current_step(server)
+        if run is None or step is None or run.target is not BootTarget.ISCSI:
+            return False
+        return step.name == "flip" or run.method is Method.CLONE
 
     def _achieved(self, before: Server, after: Server, event: Event) -> None:
         """A run has ended well: what it claims is so on the machine."""
@@ -164,17 +178,20 @@ class Watch:
         run, machine = before.run, self._world.machine
         assert run is not None
         heard = run.heard | {event.signal} if isinstance(event, Heard) else run.heard
-        check(Signal.INSTALL_COMPLETE in heard, "I14", "active without install-complete of this run")
-        check(
-            machine.disk.system == f"{self._world.id}/{run.number}",
-            "I14",
-            "active, and another system is on disk",
-        )
-        check(machine.running == machine.disk.system, "I14", "active, and the system does not run")
-        check(self._flipped == run.number, "I14", "active, and the boot device was never flipped")
+        name, disk = f"{self._world.id}/{run.number}", self._target_disk(run)
+        cloned = run.method is Method.CLONE
+        proof = Signal.FIRST_BOOT if cloned else Signal.INSTALL_COMPLETE
+        check(proof in heard, "I14", "active without {} of this run", proof)
+        check(disk.system == name, "I14", "active, and another system is on disk")
+        check(machine.running == name and machine.root is disk, "I14", "active, and the system does not run")
+        check(cloned or self._flipped == run.number, "I14", "active, and the boot device was never flipped")
         check(Signal.FIRST_BOOT in heard or run.proof is Proof.SSH, "I14", "active without first-boot")
         if run.proof is Proof.SSH:
-            check(self.logged_in == machine.disk.system, "I14", "active, and nobody has logged in")
+            check(self.logged_in == name, "I14", "active, and nobody has logged in")
+
+    def _target_disk(self, run: Run) -> SimulatedDisk:
+        """Return what a run was to write to: the machine's own disk, or the run's volume."""
+        return self._world.machine.disk if run.target is BootTarget.DISK else self.volumes.disk_of(run.number)
 
     # -- the BMC --
 
@@ -191,6 +208,10 @@ class Watch:
 
     def bmc_written(self, kind: str) -> None:
         """The first byte of a write is being sent, by a driver that asked for permission."""
+        self.written(kind)
+
+    def written(self, kind: str) -> Run:
+        """Something outside is being changed, of which the engine was asked beforehand; return the run it is for."""
         life = self.life
         run = life.run
         check(self._intended is not None, "I13", "{} without a recorded intention", kind)
@@ -206,10 +227,13 @@ class Watch:
         check(same, "I11", "{} under an older fence", kind)
         check(self._reserved == life.fence, "I11", "{} without a reservation", kind)
         check(run.verb is not Verb.MANAGE, "I20", "{} while verifying", kind)
+        return run
 
     # -- the boot app --
 
     def served_script(self, mac: str, text: str) -> None:
+        if self._world.rack is not None:
+            self.volumes.served_script(mac, text)
         if "/answer/" not in text:
             return
         life = self.life
@@ -274,14 +298,15 @@ class Watch:
         check(replace(folded, fence=life.fence) == life, "I8", "folding differs")
         step = current_step(life)
         check(step is None, "I26", "still {}, although faults stopped long ago", life.run)
-        begun = Counter((write.run, write.what) for write in world.machine.disk.log if write.boot_id)
+        written = [*world.machine.disk.log, *(self.volumes.settled(life) if world.rack is not None else ())]
+        begun = Counter((write.run, write.what) for write in written if write.boot_id)
         runs = sorted(world.real_store.runs(world.id), key=lambda run: run.number)
         check([run.number for run in runs] == [*range(1, life.runs + 1)], "I10", "run numbers with gaps")
         check(
             all(run.ended_at is not None for run in runs), "I10", "a run that is over is open in its record"
         )
         asked = {f"{world.id}/{run.number}": run for run in runs}
-        for write in world.machine.disk.log:
+        for write in written:
             check(
                 not write.boot_id or (write.run in asked and asked[write.run].boot_id == write.boot_id),
                 "I3",

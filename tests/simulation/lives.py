@@ -7,13 +7,14 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from baremetal.lifecycle.events import Asked, MaintenanceChanged
 from baremetal.lifecycle.model import (
     BootDevice,
+    BootTarget,
     Budgets,
     Limits,
     Method,
@@ -23,13 +24,13 @@ from baremetal.lifecycle.model import (
     Verb,
 )
 from baremetal.lifecycle.table import position
-from baremetal.lifecycle.workflows import METHODS
+from baremetal.lifecycle.workflows import METHODS, Way
 from baremetal.service.boot.news import read_news
 from baremetal.sim.network import NoAnswer
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store
+from tests.simulation.broken import Broken, check
 from tests.simulation.faults import draw
-from tests.simulation.invariants import Broken, check
 from tests.simulation.world import BASE, MAC, Menu, World, world
 
 S = ProvisionState
@@ -41,7 +42,11 @@ CALM_S = (
     + (_B.start_s + max(_B.install_s, _B.wipe_s) + 3 * _B.ensure_s + _B.first_boot_s + _B.proof_s)
     + (_B.ensure_s + 2 * 60.0)
 )
+VOLUMES_S = 2 * _B.volume_s + 2 * _B.ensure_s
+"""What a run with volumes may take longer: making one, tidying, removing."""
 STORE_LIVES = 250
+_DEPLOYS = (Way.CLONE, Way.CLONE, Way.ISCSI)
+_REBUILDS = (Way.CLONE, Way.CLONE, Way.ISCSI, Way.ISCSI, Way.DISK)
 NEXT = {
     S.ENROLL: Verb.MANAGE,
     S.MANAGEABLE: Verb.PROVIDE,
@@ -63,6 +68,8 @@ class Habits:
     inspects: bool
     rescues: bool
     wipes: bool
+    deploy: Way = Way.DISK
+    rebuild: Way = Way.DISK
 
     def goals(self) -> tuple[S | Verb, ...]:
         rescue = (Verb.RESCUE, Verb.UNRESCUE) if self.rescues else ()
@@ -127,6 +134,8 @@ class Lives:
                 habits = _live(the)
                 tally = Tally(1)
                 tally.fired = plan.fired + the.bmc.fired + the.machine.fired
+                if the.rack is not None:
+                    tally.fired += the.rack.storage.fired
                 tally.edges = the.watch.edges
                 tally.ends[str(the.life.state)] += 1
                 if not tally.fired:
@@ -144,8 +153,13 @@ class Lives:
 
 def _live(the: World) -> Habits:
     rng = the.rng
-    habits = Habits(*(rng.random() < 0.2 for _ in range(3)))
-    if rng.random() < 0.1:
+    inspects, rescues, wipes = (rng.random() < 0.2 for _ in range(3))
+    habits = Habits(inspects, rescues, wipes)
+    if the.rack is not None:
+        deploy, rebuild = rng.choice(_DEPLOYS), rng.choice(_REBUILDS)
+        habits = replace(habits, deploy=deploy, rebuild=rebuild)
+    old = rng.random() < 0.1
+    if old and the.rack is None:  # a disk that boots by itself makes no diskless server
         the.machine.disk.install(0.0, "an old system", "", "")
     for goal in habits.goals():
         for _ in range(4):
@@ -153,9 +167,40 @@ def _live(the: World) -> Habits:
                 _run_out(the)
             if _reached(the, goal):
                 break
+        if the.rack is not None and the.life.state is S.ACTIVE:
+            _live_on(the)
     _peace(the)
     the.watch.settled()
     return habits
+
+
+def _live_on(the: World) -> None:
+    """An active server's power fails, in maintenance and while the database is away, and it comes back (I7)."""
+    rng = the.rng
+    if rng.random() < 0.4:
+        return
+    smooth = not any((the.plan.fired, the.bmc.fired, the.machine.fired))
+    _come_back(the, smooth)
+    in_maintenance, own = rng.random() < 0.3, the.own
+    if in_maintenance:
+        the.ask(MaintenanceChanged(True))
+    if rng.random() < 0.3:
+        the.own = replace(own, db_fault=1.0)
+    _come_back(the, smooth)
+    the.own = own if the.clock.monotonic() < the.plan.until_s else the.own
+
+
+def _come_back(the: World, smooth: bool) -> None:
+    the.machine.reset(the.bmc.take_boot())
+    end = the.clock.monotonic() + 300.0
+    while the.clock.monotonic() < end and not the.machine.running:
+        the.step(end)
+    check(
+        not smooth or the.machine.running == f"{the.id}/{the.life.deployed}",
+        "I7",
+        "its power failed, and now: {}",
+        the.machine.stage,
+    )
 
 
 def _reached(the: World, goal: S | Verb) -> bool:
@@ -170,6 +215,8 @@ def _asked(the: World, goal: S | Verb, habits: Habits) -> bool:
         the.ask(MaintenanceChanged(False))
     if life.state is S.ENROLL and life.last_error and the.rng.random() < 0.5:
         the.correct_bmc()
+    if the.rack is not None and the.rng.random() < 0.5:
+        the.restore()
     if "BM105 boot device disk" in life.last_error and "flip=none" not in the.quirks:
         the.heed_boot_device()
     verb = NEXT.get(life.state)
@@ -191,20 +238,29 @@ def _asked(the: World, goal: S | Verb, habits: Habits) -> bool:
     if verb is None or life.run is not None:
         return life.run is not None
     installs = verb in (Verb.DEPLOY, Verb.REBUILD)
+    way = habits.rebuild if verb is Verb.REBUILD else habits.deploy
+    target = BootTarget.DISK if way is Way.DISK or not installs else BootTarget.ISCSI
     asked = Asked(
         verb,
         by="simulation",
         force=the.rng.random() < 0.5 or life.found_on,
         wipe=habits.wipes if verb is Verb.RELEASE else verb is Verb.PROVIDE and life.state is S.CLEAN_FAILED,
-        method=Method.INSTALLER if installs else None,
+        method=(Method.CLONE if way is Way.CLONE else Method.INSTALLER) if installs else None,
+        target=target,
         proof=_proof(the, verb),
         budgets=_B,
-        flip=BootDevice.NONE if "flip=none" in the.quirks else BootDevice.DISK,
+        flip=_flip(the, target if installs else life.target),
     )
     the.ask(asked)
     if the.down_until is not None:
         the.step(the.clock.monotonic() + 200.0)
     return True
+
+
+def _flip(the: World, target: BootTarget) -> BootDevice:
+    if target is BootTarget.ISCSI:
+        return BootDevice.PXE
+    return BootDevice.NONE if "flip=none" in the.quirks else BootDevice.DISK
 
 
 def _proof(the: World, verb: Verb) -> Proof:
@@ -227,7 +283,7 @@ def _run_out(the: World) -> None:
         if the.life.maintenance:
             calm_since = now
         calm_s = now - max(calm_since, the.plan.until_s)
-        if calm_s > CALM_S:
+        if calm_s > CALM_S + (VOLUMES_S if the.rack is not None else 0.0):
             raise Broken(f"I26: still {position(the.life)} {calm_s:.0f} s after faults stopped")
 
 
@@ -300,17 +356,19 @@ def _peace(the: World) -> None:
     the.step(the.clock.monotonic() + 1.0)
     if the.life.maintenance:
         the.ask(MaintenanceChanged(False))
+    the.restore()
 
 
 def _forget(the: World) -> None:
     """A forgotten server's tokens never work again (I16)."""
     the.real_store.forget(the.id, the.clock.utc(), "simulation")
+    the.watch.volumes.is_forgotten = True
     for url, fields in the.callbacks[-3:]:
         *_, token, signal = url.split("/")
         caller = the.boot.caller(token)
         assert caller is not None
         word = the.boot.signal(*caller, Signal(signal), read_news(fields), "10.0.0.5")
         check(word == "not found", "I16", f"a forgotten server's token heard {word!r}")
-    check(
-        "/answer/" not in the.get(f"{BASE}/ipxe?mac={MAC}").body, "I2", "an installer for a forgotten server"
-    )
+    script = the.get(f"{BASE}/ipxe?mac={MAC}").body
+    check("/answer/" not in script, "I2", "an installer for a forgotten server")
+    check("root-path" not in script, "I2", "a volume for a forgotten server")

@@ -19,12 +19,15 @@ from baremetal.lifecycle.actions import Action, CheckAccess, EnsureBootDevice, E
 from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Asked, Event, Heard
-from baremetal.lifecycle.model import BootMode, Server, Signal, Verb
+from baremetal.lifecycle.model import BootMode, Run, Server, Signal, Verb
 from baremetal.lifecycle.workflows import WIPE
 from baremetal.service.boot.callbacks import Word
 from baremetal.service.boot.looks import Look
+from baremetal.service.boot.machine import Machine
 from baremetal.service.boot.news import News
-from baremetal.store.records import Committed
+from baremetal.service.servers.manner import local_script
+from baremetal.storage.base import Tag
+from baremetal.store.records import Committed, ServerRecord
 from baremetal.store.store import Store
 from tests.simulation.world import FaultyStore, Killed, World
 
@@ -34,7 +37,11 @@ def answer_before_commit(world: World) -> None:
 
     def signal(server_id: str, run: int, signal: Signal, news: News, address: str) -> Word:
         event = Heard(signal, run, news.boot_id, address, news.disk, stage=news.stage, message=news.text)
-        decision = decide(world.store.server(server_id).life, event, world.now())
+        try:
+            life = world.store.server(server_id).life
+        except Unknown:
+            return Word.GONE
+        decision = decide(life, event, world.now())
         alive = world.incarnation
 
         def commit() -> None:
@@ -88,7 +95,9 @@ class _Trusting(Performer):
 
 def skip_a_read_back(world: World) -> None:
     """What the BMC accepted is taken for done."""
-    world.engine._performer = _Trusting(world.performer.sleep, world.performer.login)
+    world.engine._performer = _Trusting(
+        world.performer.sleep, world.performer.login, volumes=world.performer.volumes
+    )
 
 
 def serve_a_script_after_go(world: World) -> None:
@@ -155,13 +164,95 @@ def wipe_before_go_is_recorded(world: World) -> None:
     world.boot.signal = signal  # type: ignore[method-assign]
 
 
+def remove_a_volume_by_its_name(world: World) -> None:
+    """Whatever has the name that a volume of ours would have is removed."""
+    rack = world.rack
+    if rack is None:
+        return
+    honest = rack.keeper.remove
+
+    def remove(name: str, tag: Tag) -> bool:
+        there = rack.storage.volumes.get(name)
+        return honest(name, there.tag if there is not None else tag)  # type: ignore[arg-type]
+
+    rack.keeper.remove = remove  # type: ignore[method-assign]
+
+
+def make_a_volume_unasked(world: World) -> None:
+    """A volume is made as soon as it is owed; that it was to be is written down with the result."""
+    rack = world.rack
+    if rack is None:
+        return
+    honest = rack.volumes.make
+
+    def make(record: ServerRecord, run: Run, permit: Permit) -> str:
+        return honest(record, run, lambda: None)
+
+    rack.volumes.make = make  # type: ignore[method-assign]
+
+
+def tidy_before_the_proof(world: World) -> None:
+    """The volume of the run before goes as soon as there is a new one."""
+    rack = world.rack
+    if rack is None:
+        return
+    volumes = rack.volumes
+    honest = volumes.serve
+
+    def serve(record: ServerRecord, run: Run, permit: Permit) -> str:
+        served = honest(record, run, permit)
+        volumes.remove(record, run, permit, earlier=True)
+        return served
+
+    volumes.serve = serve  # type: ignore[method-assign]
+
+
+def serve_a_volume_as_soon_as_it_stands(world: World) -> None:
+    """A server's target shows a new volume while its old system still runs from there."""
+    rack = world.rack
+    if rack is None:
+        return
+    volumes = rack.volumes
+    honest = volumes.make
+
+    def make(record: ServerRecord, run: Run, permit: Permit) -> str:
+        return honest(record, run, permit) + volumes.serve(record, run, permit)
+
+    volumes.make = make  # type: ignore[method-assign]
+
+
+def leave_servers_in_maintenance_alone(world: World) -> None:
+    """In maintenance, a machine that asks is left to its own disk, even one that has none."""
+    honest = world.boot.look
+
+    def look(machine: Machine) -> Look:
+        found = honest(machine)
+        if found.record is None or not found.record.life.maintenance:
+            return found
+        return Look(machine, found.record, None, text=local_script(found.record, "in maintenance"))
+
+    world.boot.look = look  # type: ignore[method-assign]
+
+
+def forget_where_volumes_are(world: World) -> None:
+    """Where a server's volume is, is asked of the database each time."""
+    if world.sans is not None:
+        world.sans.recall = lambda machine: None  # type: ignore[method-assign]
+
+
 PLANTED: Mapping[Callable[[World], None], str] = {
-    answer_before_commit: "I3",
+    answer_before_commit: "I5",
     ignore_the_generation: "I8",
     skip_a_read_back: "P8",
     serve_a_script_after_go: "I3",
     accept_an_old_run: "I22",
     wipe_at_every_release: "P3",
     wipe_before_go_is_recorded: "I3",
+    remove_a_volume_by_its_name: "I21",
+    make_a_volume_unasked: "I13",
+    tidy_before_the_proof: "I21",
+    serve_a_volume_as_soon_as_it_stands: "I7",
+    leave_servers_in_maintenance_alone: "I7",
+    forget_where_volumes_are: "I7",
 }
 """Each with the promise that finds it broken."""

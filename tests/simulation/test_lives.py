@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from baremetal.lifecycle.workflows import WORKFLOWS
+from tests.simulation.broken import Broken
 from tests.simulation.faults import KNOBS
-from tests.simulation.invariants import Broken
 from tests.simulation.lives import Lives, Tally, quiet
 from tests.simulation.planted import PLANTED
 from tests.simulation.world import Menu, World, frozen_templates
@@ -67,6 +67,6 @@ def _first_broken(lives: Lives, seeds: int) -> str:
 
 
 def test_a_seed_replays_identically(templates: Menu) -> None:
-    for seed in (3, 17):
+    for seed in (3, 17, 8, 44):  # two with a disk, two without
         first, second = (Lives(templates).live(seed) for _ in range(2))
         assert (first.edges, first.fired, first.ends) == (second.edges, second.fired, second.ends)

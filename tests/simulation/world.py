@@ -25,8 +25,8 @@ from baremetal.engine.steady import SteadyClock
 from baremetal.errors import BaremetalError, BmcError, BmcErrorKind, LoginError, Unavailable, Unknown
 from baremetal.lifecycle.decision import Decision
 from baremetal.lifecycle.events import Asked, Event, MaintenanceChanged
-from baremetal.lifecycle.model import Server, Signal
-from baremetal.lifecycle.workflows import INSPECTION, INSTALL, RESCUE, WIPE, Errand, row
+from baremetal.lifecycle.model import BootTarget, Server, Signal
+from baremetal.lifecycle.workflows import CLONE, INSPECTION, INSTALL, RESCUE, WIPE, Errand, row
 from baremetal.netboot.context import ServerFacts, merge_variables
 from baremetal.netboot.profile import Family, Profile
 from baremetal.netboot.templates import Frozen, Templates, freeze
@@ -34,6 +34,7 @@ from baremetal.netboot.tokens import TokenMint
 from baremetal.service.boot.boot import Boot
 from baremetal.service.boot.machine import Machine
 from baremetal.service.boot.news import read_news
+from baremetal.service.boot.sans import Sans
 from baremetal.service.recipe import Kitchen, Recipe
 from baremetal.sim.bmc import SimulatedBmc
 from baremetal.sim.clock import VirtualClock
@@ -43,8 +44,10 @@ from baremetal.sim.network import NoAnswer, Reply
 from baremetal.sim.sessions import User
 from baremetal.store.records import Committed, Credentials, Facts, NewServer, RunRecord, ServerRecord
 from baremetal.store.store import Store
+from tests.simulation.broken import Broken
 from tests.simulation.faults import OwnFaults, Plan
-from tests.simulation.invariants import Broken, Watch
+from tests.simulation.invariants import Watch
+from tests.simulation.rack import Rack
 
 BASE = "http://boot.test"
 MAC = "02:00:00:00:00:01"
@@ -59,7 +62,13 @@ BM_ERRAND={{ profile.name | sh }}
 report={{ urls.callback | sh }}
 run={{ run.id | sh }}
 """
+SEED_TEMPLATE = """#!/bin/sh
+# the part of a clone's user-data that a simulated first boot reads
+report={{ urls.callback | sh }}
+run={{ run.id | sh }}
+"""
 PROFILE = Profile("sim", Family.KICKSTART, "vmlinuz", "initrd.img", "kickstart/sim.ks.j2")
+CLONE_PROFILE = Profile("clone", Family.NOCLOUD, "", "", "nocloud/sim.sh.j2")
 RAM_PROFILES = {
     errand: Profile(name, Family.RAMDISK, "vmlinuz", "initrd.img", "ramdisk/sim.sh.j2")
     for errand, name in ((WIPE, "wipe"), (INSPECTION, "inspect"), (RESCUE, "rescue"))
@@ -73,11 +82,12 @@ class Killed(BaseException):
 
 def frozen_templates(folder: Path) -> Menu:
     """Write the simulation's small templates and freeze them with the shipped loaders, by the errand they are for."""
-    profiles = {INSTALL: PROFILE, **RAM_PROFILES}
+    profiles = {INSTALL: PROFILE, CLONE: CLONE_PROFILE, **RAM_PROFILES}
+    texts = {PROFILE.template: TEMPLATE, CLONE_PROFILE.template: SEED_TEMPLATE}
     for profile in profiles.values():
         path = folder / profile.template
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(TEMPLATE if profile is PROFILE else RAM_TEMPLATE)
+        path.write_text(texts.get(profile.template, RAM_TEMPLATE))
     own = Templates.with_own(folder)
     return {errand: (profile, freeze(profile, own)) for errand, profile in profiles.items()}
 
@@ -141,7 +151,8 @@ class World:
         account = Credentials("admin", "mistyped" if wrong_password else PASSWORD)
         (record,) = store.add_servers([NewServer(Server(self.name), facts, account)], self.clock.utc())
         self.id = record.id
-        self._frozen: dict[Errand, Begin] = {}
+        self._frozen: dict[tuple[Errand, BootTarget], Begin] = {}
+        self.rack = Rack(self, plan.storage, random.Random(seed + 3)) if plan.storage is not None else None
         self.watch = Watch(self)
         self.callbacks: list[tuple[str, dict[str, object]]] = []
         self._boot_process()
@@ -166,12 +177,19 @@ class World:
             now=self.now,
             sleep=lambda seconds: self.sleep(seconds, alive),
         )
-        performer = Performer(lambda seconds: self.sleep(seconds, alive), self._login)
-        self.performer = performer
-        self.engine = Engine(self.store, self.conversations, performer, self._locate, self.now)
+        volumes = self.rack.begin() if self.rack is not None else None
+        self.performer = Performer(lambda seconds: self.sleep(seconds, alive), self._login, volumes=volumes)
+        self.engine = Engine(self.store, self.conversations, self.performer, self._locate, self.now)
         self.engine.attend = _unforgiving(self.engine.attend)  # type: ignore[method-assign, assignment]
         self.observations = Observations(self.store, self.now)
-        self.boot = Boot(self.store, self.engine, self.observations, self.kitchen, now=self.now)
+        self.sans = Sans(self.store, volumes.san) if volumes is not None else None
+        self.boot = Boot(
+            self.store, self.engine, self.observations, self.kitchen, now=self.now, sans=self.sans
+        )
+        if self.sans is not None:
+            self.engine.listen(self.sans.follow)
+            with suppress(Unavailable):
+                self.sans.learn()
         if self.plant is not None:
             self.plant(self)
         self.real_store.void_reservations()
@@ -207,6 +225,8 @@ class World:
         self.own = OwnFaults()
         self.machine.knobs = SOUND
         self.bmc.knobs = replace(HEALTHY, pxe_first=self.plan.bmc.pxe_first)
+        if self.rack is not None:
+            self.rack.heal()
         self.stall_until = 0.0
 
     # -- time --
@@ -280,23 +300,32 @@ class World:
             self.watch.asked(event)
             flow = row(event.verb, wipe=event.wipe, method=event.method, target=event.target)
             if flow is not None and flow.errand is not None:
-                begin = self.begin(flow.errand)
+                begin = self.begin(flow.errand, event.target)
         try:
             return self.engine.submit(self.id, event, begin=begin)
         except (Killed, Unavailable):
             return None
 
-    def begin(self, errand: Errand) -> Begin:
-        """Return what a run with this errand freezes: one recipe per life."""
-        if errand not in self._frozen:
+    def begin(self, errand: Errand, target: BootTarget = BootTarget.DISK) -> Begin:
+        """Return what a run with this errand freezes: one recipe per life and boot target."""
+        known = self._frozen.get((errand, target))
+        if known is None:
             recipe = self.recipe(errand)
-            self._frozen[errand] = Begin(recipe.profile.name, recipe.as_dict())
-        return self._frozen[errand]
+            if target is BootTarget.ISCSI and self.rack is not None:
+                recipe = replace(recipe, volume=self.rack.plan(errand).as_dict())
+            known = self._frozen[errand, target] = Begin(recipe.profile.name, recipe.as_dict())
+        return known
 
     def recipe(self, errand: Errand = INSTALL) -> Recipe:
         facts = ServerFacts(self.id, self.name, (MAC,), MAC, boot_mode=self.mode)
         profile, templates = self.templates[errand]
         return Recipe(profile, "sim", merge_variables({}), facts, templates)
+
+    def restore(self) -> None:
+        """Have forgotten targets served again, as an operator does who reads what is not served (S4-11)."""
+        if self.rack is not None and self.watch.volumes.has_lost():
+            self.plan.fired["restore"] += 1
+            self._alive(self.rack.restore)
 
     def heed_boot_device(self) -> None:
         """Name the quirk that an error about the boot device asks for, as an operator does who has read it."""
@@ -406,6 +435,8 @@ class World:
     def close(self) -> None:
         """Unplug the BMC and forget the server, also after a broken promise."""
         board.unplug(self.name)
+        if self.rack is not None:
+            self.rack.close()
         with suppress(Unknown):
             self.real_store.forget(self.id, self.clock.utc(), "simulation")
 
@@ -440,6 +471,7 @@ _READS = frozenset(
         "bmc_memo",
         "history",
     }
+    | {"volumes", "door", "storage_hosts"}
     | {"observe", "save_bmc_memo", "saw_unknown", "add_log"}
 )
 
