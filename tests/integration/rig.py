@@ -151,6 +151,8 @@ class Rig:
     def __init__(self) -> None:
         self.boot_port, self.control_port = _free_ports(2)
         self.allowed: set[str] = set()
+        self.more = ""
+        """Further settings, with {folder} for the service's own."""
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -176,7 +178,9 @@ class Rig:
 
     def settle(self, folder: Path) -> None:
         """Write the settings of a folder anew, for one that was copied."""
-        settings = SETTINGS.format(boot=self.boot_port, control=self.control_port, folder=folder)
+        settings = (SETTINGS + self.more).format(
+            boot=self.boot_port, control=self.control_port, folder=folder
+        )
         (folder / "config.toml").write_text(settings)
 
     def reset_machine(self) -> None:

@@ -6,34 +6,19 @@ system that runs is this run's, shown by a real SSH login.
 
 from __future__ import annotations
 
-import re
 import shutil
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import baremetal
-from baremetal.failpoints import NAMES
 from baremetal.sim.chassis import OWN_ORDER
-from tests.integration.rig import PATIENCE_S, Rig, ServiceProcess
+from tests.integration.crash import PASSING, POINTS, Life, live, passed, wait_for
+from tests.integration.rig import Rig, ServiceProcess
 
 pytestmark = pytest.mark.timeout(900)
 
-# Places of rooms that are not built. Where the room stands, its places are lived through like all the others.
-ROOMS = {"volume": "storage", "acl": "storage", "target": "storage", "webhook": "notify"}
-
-
-def is_to_come(place: str) -> bool:
-    """Whether the effect that a place names is not built yet."""
-    room = ROOMS.get(place.partition(".")[0])
-    return room is not None and not Path(baremetal.__path__[0], room, "__init__.py").exists()
-
-
-POINTS = sorted(name for name in NAMES if not is_to_come(name))
 # In the order in which one deploy passes them. A write that took effect is not sent again, so that after a death
 # between `send` and `verify` of power there is nothing left to verify: those stand in separate lives.
 DEATHS = (
@@ -76,49 +61,8 @@ def folder(rig: Rig, enrolled: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def wait_for(service: ServiceProcess, state: str, within_s: float = PATIENCE_S) -> dict[str, Any]:
-    until = time.monotonic() + within_s
-    while True:
-        server: dict[str, Any] = service.wait("/v1/servers/r1")
-        if server["provision_state"] == state:
-            return server
-        assert time.monotonic() < until, (server, service.log())
-        time.sleep(0.05)
-
-
-@dataclass(frozen=True, slots=True)
-class Life:
-    """What an operator asks for in one state, and the state that it ends in."""
-
-    verb: str
-    begins: str
-    ends: str
-    body: Mapping[str, Any] = field(default_factory=dict)
-
-
 DEPLOY = Life("deploy", "available", "active", {"profile": "test"})
 RELEASE = Life("release", "active", "available")
-
-
-def live(
-    rig: Rig, folder: Path, life: Life, point: str = "", *, armed: str = "", within_s: float = PATIENCE_S
-) -> dict[str, Any]:
-    """Run one service until the point kills it, or (without one) until the life has ended; returns the server."""
-    server: dict[str, Any] = {}
-    until = time.monotonic() + within_s
-    with ServiceProcess(rig, folder, f"{point}=kill@1" if point else armed) as service:
-        while not service.was_killed:
-            assert time.monotonic() < until, (point, server, service.log())
-            server = service.ask("GET", "/v1/servers/r1") or server
-            state = server.get("provision_state")
-            if state == life.begins:
-                service.ask("POST", f"/v1/servers/r1/{life.verb}", life.body)
-            assert state not in ("deploy failed", "error"), (point, server["last_error"])
-            if state == life.ends:
-                assert not point, f"{point} was never passed"
-                break
-            time.sleep(0.05)
-    return server
 
 
 def check_deployed(rig: Rig, server: dict[str, Any]) -> None:
@@ -144,11 +88,11 @@ def check_disk(rig: Rig, server: dict[str, Any]) -> None:
 
 
 def test_an_undisturbed_life_passes_every_point(rig: Rig, folder: Path) -> None:
-    armed = ",".join(f"{name}=delay:0" for name in NAMES)
-    check_deployed(rig, live(rig, folder, DEPLOY, armed=armed))
-    check_released(rig, live(rig, folder, RELEASE, armed=armed))
-    passed = set(re.findall(r"^failpoint (\S+): delay$", (folder / "log").read_text(), re.MULTILINE))
-    assert passed == set(POINTS), "a place is named and not passed, or passed and thought not to be built"
+    check_deployed(rig, live(rig, folder, DEPLOY, armed=PASSING))
+    check_released(rig, live(rig, folder, RELEASE, armed=PASSING))
+    assert passed(folder) == set(POINTS), (
+        "a place is named and not passed, or passed and thought not to be built"
+    )
 
 
 def test_one_life_through_many_deaths(rig: Rig, folder: Path) -> None:
