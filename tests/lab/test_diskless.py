@@ -1,4 +1,7 @@
-"""Diskless machines with real firmware: they run from LUNs of their own, keep what they write, and reach no other's."""
+"""Diskless machines with real firmware: they run from LUNs of their own, keep what they write, and reach no other's.
+
+S1-7: what a root on iSCSI needs is in the tiny system's initramfs.
+"""
 
 from __future__ import annotations
 
