@@ -114,12 +114,7 @@ class VolumeWatch:
 
     def has_lost(self) -> bool:
         """Whether the storage host has forgotten the target of a server that needs it now."""
-        life = self._watch.life
-        return (
-            bool(life.deployed)
-            and life.target is BootTarget.ISCSI
-            and self._target not in self._storage.targets
-        )
+        return _needs_its_volume(self._watch.life) and self._target not in self._storage.targets
 
     def settled(self, life: Server) -> list[Write]:
         """Nothing of ours stands unknown, nothing that is wanted is missing, nothing of others was touched.
@@ -146,9 +141,7 @@ class VolumeWatch:
             flags = world.bmc.options.read(5, world.bmc.knobs, world.clock.monotonic())
             persists = flags[2] & 0xC0 == 0xC0 and flags[3] >> 2 & 0x0F == 1
             check(not persists, "I6", "released, and it netboots for good: {}", flags.hex())
-        if (
-            life.deployed and life.target is BootTarget.ISCSI
-        ):  # active, or a rebuild failed before it touched this
+        if _needs_its_volume(life):
             disk = self.disk_of(life.deployed)
             check(
                 disk.system == f"{world.id}/{life.deployed}",
@@ -164,3 +157,9 @@ class VolumeWatch:
             stray = [write for write in volume.disk.log if write.run != owner]
             check(stray == [], "I18", "{} was written to by {}", volume.name, stray)
         return written
+
+
+def _needs_its_volume(life: Server) -> bool:
+    """Whether its system lives on a volume: an active one does, and one whose rebuild failed before it was touched."""
+    stands = life.state is ProvisionState.ACTIVE or life.state is ProvisionState.DEPLOY_FAILED
+    return stands and life.deployed > 0 and life.target is BootTarget.ISCSI
