@@ -82,6 +82,7 @@ def _start(app: App) -> None:
     """Resume what an earlier process left, and begin to tick."""
     app.engine.recover()
     app.services.servers.recover()
+    app.sans.learn()
     if app.dhcp is not None:
         app.dhcp.start()
     app.ticks.start()

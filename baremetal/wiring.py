@@ -94,6 +94,7 @@ class App:
     control: ASGIApp
     boot: ASGIApp
     boot_answers: Boot
+    sans: Sans
     files: Files
     ticks: Embedded
     watch: PowerWatch
@@ -216,7 +217,6 @@ def _assemble(
         goldens=Goldens(
             store,
             hosts,
-            volumes,
             private=[config.data_dir, keys],
             power=power.state,
             media=config.media_dir,
@@ -257,7 +257,6 @@ def _assemble(
         sans=sans,
     )
     engine.listen(sans.follow)
-    sans.learn()
     urls = segment_urls(config)
     doors = Doors(
         config.server.public_url, base, tuple(config.server.trusted_proxies), partial(url_for, urls=urls)
@@ -312,6 +311,7 @@ def _assemble(
         control=control,
         boot=boot_app,
         boot_answers=boot,
+        sans=sans,
         files=files,
         ticks=ticks,
         watch=watch,

@@ -125,10 +125,6 @@ class Keeper(Protocol):
 
     def seed_path(self, name: str) -> str: ...
 
-    def owner(self, path: str) -> str | None:
-        """Return the name of the volume that a file or device belongs to, by the form of its path alone."""
-        ...
-
     def remove(self, name: str, tag: Tag) -> bool:
         """Remove a volume and its seed. Return whether there was one."""
         ...

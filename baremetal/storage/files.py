@@ -104,11 +104,6 @@ class FileKeeper:
     def seed_path(self, name: str) -> str:
         return f"{self.folder}/{name}/seed.img"
 
-    def owner(self, path: str) -> str | None:
-        head, _, file = path.rpartition("/")
-        folder, _, name = head.rpartition("/")
-        return name if folder == self.folder and file in ("disk.img", "seed.img") else None
-
     def remove(self, name: str, tag: Tag) -> bool:
         for leftover in (
             _GONE,

@@ -86,17 +86,14 @@ class StorageHost:
             luns.append(Lun(first + 1, self.keeper.seed_path(name), writable=False))
         return Target(door.target, (door.initiator,), tuple(luns), door.chap)
 
-    def release(
-        self, target: str, volumes: Sequence[tuple[str, Tag]], permit: Permit, known: Sequence[str] = ()
-    ) -> bool:
-        """Take a target and these volumes behind it away; return whether there was any. Raises StorageError.
+    def withdraw(self, target: str, known: Sequence[str], permit: Permit = lambda: None) -> bool:
+        """Have a target be gone; return whether there was one. The volumes stay. Raises StorageError.
 
-        `known`: names of volumes that it may show, and that stay.
+        `known`: the names of the volumes that it may have shown.
         """
         with self.locked():
             permit()
-            there = self.portal.withdraw(target, self._paths([*known, *(name for name, _ in volumes)]))
-            return self._remove(volumes, permit) or there
+            return self.portal.withdraw(target, self._paths(known))
 
     def drop(self, volumes: Sequence[tuple[str, Tag]], permit: Permit) -> bool:
         """Remove volumes that no target shows any more; return whether there was any. Raises StorageError."""

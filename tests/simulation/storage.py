@@ -248,9 +248,6 @@ class SimulatedKeeper:
     def seed_path(self, name: str) -> str:
         return seed_path(name)
 
-    def owner(self, path: str) -> str | None:
-        return _owner(path)
-
     def remove(self, name: str, tag: Tag) -> bool:
         self._shell.line(lambda: self._storage.half.pop(name, None))
         there = self._is_there(name, tag)

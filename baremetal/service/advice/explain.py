@@ -163,7 +163,8 @@ class Explain:
                 manner = manner_of(record, loader)
                 base = self._segments.base(record.facts.ip)
                 recipe = self._kitchen.recipe(self._store, record.id, answer.run)
-                return self._kitchen.preview(recipe, answer.run, base, manner)[0]["text"]
+                san = self._sans.of(record) if recipe.volume else None
+                return self._kitchen.preview(recipe, answer.run, base, manner, san)[0]["text"]
             except BaremetalError as error:
                 return local_script(record, f"boot script could not be rendered: {error}", loader)
         if record is not None and isinstance(answer, TargetBoot) and answer.target is BootTarget.ISCSI:

@@ -34,6 +34,7 @@ from baremetal.lifecycle.workflows import Await, Do, row
 from baremetal.netboot.context import ServerFacts
 from baremetal.netboot.lookup import Loader
 from baremetal.netboot.profile import Family
+from baremetal.netboot.san import San
 from baremetal.netboot.selector import parse_selector
 from baremetal.service import views
 from baremetal.service.deploys.admission import Admission, Place
@@ -198,6 +199,9 @@ class Deploys:
         plan = self._volumes.plan(record, offer, asked.method, recipe.variables)
         return replace(recipe, volume=plan.as_dict())
 
+    def _foreseen(self, record: ServerRecord, recipe: Recipe) -> San | None:
+        return self._volumes.foreseen(record, recipe) if self._volumes is not None else None
+
     def _check_boot(self, record: ServerRecord, offer: Offer) -> None:
         """Make sure that the server can start what the profile boots. Raises MediaMissing BM202, Invalid BM307."""
         self._profiles.check_media(offer)
@@ -295,7 +299,9 @@ class Deploys:
             variables = dict(recipe.variables)
             volume = dict(recipe.volume) or None
             problems += self._profiles.check(recipe, record.life.runs + 1)
-            files = self._kitchen.preview(recipe, record.life.runs + 1, self._base_for(record.facts.ip))
+            san = self._foreseen(record, recipe)
+            base = self._base_for(record.facts.ip)
+            files = self._kitchen.preview(recipe, record.life.runs + 1, base, san=san)
         except BaremetalError as error:
             if str(error) not in [str(known) for known in problems]:
                 problems.append(error)
@@ -334,13 +340,17 @@ class Deploys:
             recipe = self._kitchen.recipe(self._store, record.id, number)
         else:
             verb = Verb.REBUILD if profile is None else Verb.DEPLOY
-            offer, asked_vars = self._offer(record, Order(str(verb), profile=profile), verb)
-            recipe, number, of = self._recipe(record, offer, asked_vars), record.life.runs + 1, offer.name
+            order = Order(str(verb), profile=profile)
+            offer, asked_vars = self._offer(record, order, verb)
+            asked = _asked(record, order, verb, "render", offer)
+            recipe = self._with_volume(record, offer, asked, self._recipe(record, offer, asked_vars))
+            number, of = record.life.runs + 1, offer.name
+        base, san = self._base_for(record.facts.ip), self._foreseen(record, recipe)
         return {
             "server": record.life.name,
             "profile": of,
             "run": number,
-            "files": self._kitchen.preview(recipe, number, self._base_for(record.facts.ip), manner),
+            "files": self._kitchen.preview(recipe, number, base, manner, san),
         }
 
     def _disk(self, record: ServerRecord, selector: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 from baremetal.errors import BaremetalError, Conflict, Invalid, Refused, Unknown
 from baremetal.lifecycle.model import BootTarget, PowerState
 from baremetal.service.storage.hosts import Hosts
-from baremetal.service.storage.volumes import Volumes, golden_name, tag_of
+from baremetal.service.storage.volumes import golden_name, system_volume, tag_of
 from baremetal.storage.base import Kept
 from baremetal.storage.host import StorageHost
 from baremetal.storage.names import check_volume_name
@@ -43,7 +43,6 @@ class Goldens:
         self,
         store: Store,
         hosts: Hosts,
-        volumes: Volumes,
         *,
         private: Sequence[Path],
         power: Callable[[str], dict[str, Any]],
@@ -53,7 +52,6 @@ class Goldens:
     ) -> None:
         self._store = store
         self._hosts = hosts
-        self._volumes = volumes
         self._private = tuple(folder.resolve() for folder in private)
         self._media = media.resolve()
         self._work = work
@@ -96,7 +94,7 @@ class Goldens:
         """Make a golden image of what a server's volume holds now. The server must be off. Raises Refused."""
         server = self._store.server(server_name)
         self._refuse_running(server)
-        volume = self.volume_of(server)
+        volume = self._booted_by(server)
         host = self._hosts.host(volume.storage)
         with self._making(host.name, name):
             record = self._want(host, name, volume.size, by, f"promoted from {server.name}", volume.id)
@@ -121,28 +119,21 @@ class Goldens:
         behind = [door for door in doors if door.storage == record.storage]
         if not self._is_by_hand(record.storage):
             host = self._hosts.host(record.storage)
-            known = (
-                [one.name for one in self._store.volumes(server_id=record.server_id)]
-                if record.server_id
-                else []
-            )
-            for door in behind:
-                # whoever is gone needs no target: it may show any of his volumes
-                host.release(door.target, [], lambda: None, known)
+            for door in behind:  # whoever is gone needs no target
+                known = [one.name for one in self._store.volumes(server_id=door.server_id)]
+                host.withdraw(door.target, known)
             host.drop([(record.name, tag_of(record))], lambda: None)
         for door in behind:
             self._store.drop_door(door)
         self._store.volume_gone(record.id)
 
-    def volume_of(self, server: ServerRecord) -> VolumeRecord:
-        """Return the volume that a server boots. Raises Refused where it boots none."""
-        known = self._store.volumes(server_id=server.id)
-        found = next((one for one in known if one.run == server.life.deployed and one.role == "system"), None)
+    # -- inside --
+
+    def _booted_by(self, server: ServerRecord) -> VolumeRecord:
+        found = system_volume(self._store, server.id, server.life.deployed)
         if found is None or server.life.target is not BootTarget.ISCSI:
             raise Refused("this server boots no volume", server=server.name)
         return found
-
-    # -- inside --
 
     def _is_by_hand(self, storage: str) -> bool:
         said = self._hosts.all().get(storage)

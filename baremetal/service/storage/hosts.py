@@ -34,13 +34,18 @@ class Hosts:
         self._remote = remote
         self._now = now
         self._open: dict[str, tuple[StorageSettings, StorageHost]] = {}
+        self._added: dict[str, StorageSettings] | None = None
         self._lock = threading.Lock()
 
     def all(self) -> dict[str, StorageSettings]:
         """Return what is said of each storage host, by name."""
-        added = {
-            name: StorageSettings.parse(name, facts) for name, facts in self._store.storage_hosts().items()
-        }
+        with self._lock:
+            added = self._added
+            if added is None:  # read once: each boot of a diskless server asks
+                facts = self._store.storage_hosts()
+                self._added = added = {
+                    name: StorageSettings.parse(name, some) for name, some in facts.items()
+                }
         return dict(sorted((added | self._configured).items()))
 
     def settings(self, name: str = "") -> StorageSettings:
@@ -85,14 +90,18 @@ class Hosts:
         if name in self._configured:
             raise Conflict(f"the configuration has a storage host {name!r}", fix="change it there")
         seen = self._look(open_host(said, self._remote)) if said.makes else {}
-        self._store.add_storage_host(name, said.as_dict(), self._now(), by)
+        with self._lock:
+            self._store.add_storage_host(name, said.as_dict(), self._now(), by)
+            self._added = None
         return self._brief(said) | seen
 
     def remove(self, name: str, by: str) -> None:
         """Forget a storage host; nothing is changed there. Raises Unknown, Conflict."""
         if name in self._configured:
             raise Conflict(f"the storage host {name!r} stands in the configuration", fix="take it out there")
-        self._store.remove_storage_host(name, self._now(), by)
+        with self._lock:
+            self._store.remove_storage_host(name, self._now(), by)
+            self._added = None
 
     def list(self) -> list[dict[str, Any]]:
         return [self._brief(said) for said in self.all().values()]

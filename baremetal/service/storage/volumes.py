@@ -139,6 +139,18 @@ class Volumes:
             )
         return found
 
+    def foreseen(self, record: ServerRecord, recipe: Recipe) -> San | None:
+        """Say how the server would find the volume of a recipe, None where it has none; the secret is masked.
+
+        For what people are shown: the real secret is made when the volume is served. Raises Unknown.
+        """
+        if not recipe.volume:
+            return None
+        plan = VolumePlan(**recipe.volume)
+        said = self._hosts.settings(plan.storage)
+        uri = san_uri(said.portal, plan.lun, plan.target)
+        return San(uri, plan.initiator, *(self._secrets(record, said) or ("", "", "", ""))).masked()
+
     # -- owed by a run --
 
     def make(self, record: ServerRecord, run: Run, permit: Permit) -> str:
@@ -196,7 +208,7 @@ class Volumes:
         for door in doors[1:] if stays is not None else doors:
             if self._hosts.settings(door.storage).makes:
                 known = [one.name for one in all_of_it if one.storage == door.storage]
-                self._hosts.host(door.storage).release(door.target, [], permit, known)
+                self._hosts.host(door.storage).withdraw(door.target, known, permit)
             self._store.drop_door(door)
         for storage, some in groupby(sorted(going, key=lambda one: one.storage), lambda one: one.storage):
             volumes = list(some)
@@ -235,7 +247,7 @@ class Volumes:
         self._store.save_door(new)
         host.serve(volume.name, bool(volume.origin), _door(new), self._names(record, door.storage))
         if target != door.target:
-            host.release(door.target, [], lambda: None, self._names(record, door.storage))
+            host.withdraw(door.target, self._names(record, door.storage))
             self._store.drop_door(door)
         return True
 
@@ -338,12 +350,14 @@ class Volumes:
         return DoorRecord(record.id, *names, volume.id, secrets, at)
 
     def _volume_of(self, server_id: str, run: int) -> VolumeRecord:
-        for one in self._store.volumes(server_id=server_id):
-            if one.run == run and one.role == "system":
-                return one
-        raise StorageError(
-            f"the volume of run {run} is not known any more", StorageErrorKind.MISSING, fix="deploy it again"
-        )
+        found = system_volume(self._store, server_id, run)
+        if found is None:
+            raise StorageError(
+                f"the volume of run {run} is not known any more",
+                StorageErrorKind.MISSING,
+                fix="deploy it again",
+            )
+        return found
 
     def _secrets(self, record: ServerRecord, said: StorageSettings) -> tuple[str, ...]:
         if not said.chap:
@@ -388,6 +402,12 @@ class Volumes:
 
 def _door(door: DoorRecord) -> Door:
     return Door(door.target, door.initiator, Chap(*door.secrets) if door.secrets else None)
+
+
+def system_volume(store: Store, server_id: str, run: int) -> VolumeRecord | None:
+    """Return the volume that a run has made for its server's system."""
+    known = store.volumes(server_id=server_id)
+    return next((one for one in known if one.run == run and one.role == "system"), None)
 
 
 def golden_name(name: str) -> str:

@@ -153,10 +153,3 @@ def test_a_full_filesystem_is_said_and_leaves_nothing_half(keeper: FileKeeper) -
     assert kind_of(error) in (StorageErrorKind.FULL, StorageErrorKind.FAILED)
     assert keeper.volumes() == []
     keeper.create("bm-r1-1", MIB, MINE)
-
-
-def test_whose_a_path_is(keeper: FileKeeper) -> None:
-    assert keeper.owner(keeper.path("bm-r1-1")) == "bm-r1-1"
-    assert keeper.owner(keeper.seed_path("bm-r1-1")) == "bm-r1-1"
-    assert keeper.owner("/dev/sda") is None
-    assert keeper.owner(f"{keeper.folder}/bm-r1-1/tag.json") is None

@@ -103,7 +103,9 @@ def test_each_change_is_asked_for_before_it_is_made(host: StorageHost, tmp_path:
     ]
     for times in range(3):
         try:
-            host.release(DOOR.target, [("bm-r1-7", MINE)], Allowed(times))
+            permit = Allowed(times)
+            host.withdraw(DOOR.target, ["bm-r1-7"], permit)
+            host.drop([("bm-r1-7", MINE)], permit)
         except Superseded:
             pass
         made.append((folder.exists(), DOOR.target in host.portal.targets()))
@@ -120,7 +122,7 @@ def test_what_has_our_name_and_not_our_tag_stays_and_holds_up_no_release(
         host.make(Wanted("bm-r1-7", MINE, 1 << 20), lambda: None)
     assert error.value.kind is StorageErrorKind.CLASH
     host.keeper.create("bm-r1-8", 1 << 20, MINE)
-    assert host.release(DOOR.target, [("bm-r1-7", MINE), ("bm-r1-8", MINE)], lambda: None) is True
+    assert host.drop([("bm-r1-7", MINE), ("bm-r1-8", MINE)], lambda: None) is True
     assert [(one.name, one.tag) for one in host.keeper.volumes()] == [("bm-r1-7", Tag("v9", "server-9", 7))]
     assert sorted(path.name for path in (tmp_path / "v").iterdir()) == [".lock", "bm-r1-7"]
 
@@ -141,7 +143,8 @@ def test_cut_off_at_each_line_and_asked_again_the_end_is_the_same(
         lambda one: one.make(WANTED, lambda: None),
         lambda one: one.serve(WANTED.name, True, door, []),
         lambda one: one.serve(WANTED.name, True, again, []),
-        lambda one: one.release(door.target, [(WANTED.name, MINE)], lambda: None),
+        lambda one: one.withdraw(door.target, [WANTED.name]),
+        lambda one: one.drop([(WANTED.name, MINE)], lambda: None),
     )
     cut_at = lines = 0
     while cut_at <= lines:
