@@ -61,6 +61,7 @@ from baremetal.service.profiles import Offer, Profiles
 from baremetal.service.recipe import Kitchen
 from baremetal.service.servers.power import Power
 from baremetal.service.servers.servers import Servers, ssh_places
+from baremetal.service.storage.doors import VolumeDoors
 from baremetal.service.storage.goldens import Goldens
 from baremetal.service.storage.hosts import Hosts
 from baremetal.service.storage.volumes import Volumes
@@ -149,8 +150,9 @@ def _assemble(
     described = network(config, base)
     segments = Segments(described, base=base)
     hosts = Hosts(store, _storage(config), remote=_remote(private), now=now)
-    volumes = Volumes(store, hosts, kitchen, base_for=segments.base, now=now)
-    sans = Sans(store, volumes.san)
+    volume_doors = VolumeDoors(store, hosts, kitchen, now=now)
+    volumes = Volumes(store, hosts, kitchen, volume_doors, base_for=segments.base, now=now)
+    sans = Sans(store, volume_doors.san)
     performer = Performer(
         sleep=time.sleep, login=login, login_deadline_s=config.deploy.ssh_deadline_s, volumes=volumes
     )
@@ -177,7 +179,7 @@ def _assemble(
         thaw=conversations.thaw,
         now=now,
         later=later.submit,
-        changing=volumes.follow,
+        changing=volume_doors.follow,
         changed=sans.refresh,
         budgets=budgets,
         limits=limits,
@@ -223,7 +225,7 @@ def _assemble(
             work=config.data_dir,
             now=now,
         ),
-        volumes=volumes,
+        volume_doors=volume_doors,
         profiles=profiles,
         doctor=Doctor(
             store,
@@ -234,7 +236,7 @@ def _assemble(
             segments,
             pairing=pairing,
             wanted=_named_loaders(described) if config.dhcp.mode != "external" else (),
-            storage=partial(examine_storage, hosts, volumes),
+            storage=partial(examine_storage, hosts, volume_doors),
             is_frozen=conversations.is_frozen,
             blocked_s=conversations.blocked_s,
             now=now,

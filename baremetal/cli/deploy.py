@@ -38,6 +38,14 @@ def deploy(
     boot_target: Annotated[
         str | None, typer.Option("--boot-target", metavar="disk|iscsi", help="Where the system is to live.")
     ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option(
+            "--system",
+            metavar="NAME",
+            help="Which of several systems on volumes; the one it boots, by default.",
+        ),
+    ] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Install active servers anew; their disk is overwritten.")
     ] = False,
@@ -77,6 +85,7 @@ def deploy(
         "profile": profile,
         "vars": pairs(var, "--var"),
         "boot_target": boot_target,
+        "system": system,
         "force": force,
     }
     with Client.find() as client:

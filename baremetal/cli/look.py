@@ -21,6 +21,7 @@ def plan(
     profile: ProfileOption = None,
     var: VarOption = None,
     boot_target: Annotated[str | None, typer.Option("--boot-target", metavar="disk|iscsi")] = None,
+    system: Annotated[str | None, typer.Option("--system", metavar="NAME")] = None,
     force: Annotated[bool, typer.Option("--force", help="As for deploy.")] = False,
     files: Annotated[bool, typer.Option("--files/--no-files", help="Print the rendered files too.")] = True,
     output: OutputOption = Output.TABLE,
@@ -31,7 +32,13 @@ def plan(
     """
     from baremetal.client import Client, server_path
 
-    body = {"profile": profile, "vars": pairs(var, "--var"), "boot_target": boot_target, "force": force}
+    body = {
+        "profile": profile,
+        "vars": pairs(var, "--var"),
+        "boot_target": boot_target,
+        "system": system,
+        "force": force,
+    }
     with Client.find() as client:
         told = client.post(server_path(name, "plan"), body)
     if not emit(told, output):

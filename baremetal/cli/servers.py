@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -185,6 +185,7 @@ def describe(server: Mapping[str, Any]) -> None:
             ("last error", paint(server["last_error"], "red") if server["last_error"] else ""),
             ("run", told),
             ("deployed", deployed),
+            ("systems", _systems(server["systems"])),
             ("power", power),
             ("found on", "yes: deploy will want --force" if server["found_on"] else ""),
             ("allowed", ", ".join(server["allowed"])),
@@ -202,6 +203,15 @@ def describe(server: Mapping[str, Any]) -> None:
             ("quirks", ", ".join(server["quirks"])),
             ("enrolled", ago(server["created_at"])),
         ]
+    )
+
+
+def _systems(systems: Sequence[Mapping[str, Any]]) -> str:
+    """List them where there is a choice."""
+    if len(systems) < 2:
+        return ""
+    return " · ".join(
+        f"{one['name']} (run {one['run']}{', boots' if one['boots'] else ''})" for one in systems
     )
 
 
@@ -225,6 +235,10 @@ def set_(
         str | None, typer.Option("--boot-mode", metavar="bios|uefi", help="Firmware mode.")
     ] = None,
     boot_target: Annotated[str | None, typer.Option("--boot-target", metavar="disk|iscsi")] = None,
+    boot: Annotated[
+        str | None,
+        typer.Option("--boot", metavar="SYSTEM", help="Which of its systems a diskless server boots next."),
+    ] = None,
     ip: Annotated[
         str | None, typer.Option("--ip", metavar="ADDR/PREFIX", help="Fixed address; '' for DHCP.")
     ] = None,
@@ -255,6 +269,7 @@ def set_(
         "bmc_password": password if bmc or password_file or password_stdin else None,
         "boot_mode": boot_mode,
         "boot_target": boot_target,
+        "boot": boot,
         "ip": ip,
         "vars": {key: value or None for key, value in pairs(var, "--var").items()} or None,
         "tags": {key: value or None for key, value in pairs(tag, "--tag").items()} or None,

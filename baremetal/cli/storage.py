@@ -144,13 +144,16 @@ def steps(
     name: Name,
     server: Annotated[str, typer.Argument(metavar="SERVER")],
     size: Annotated[str, typer.Option("--size", metavar="SIZE", help="As in 20G.")] = "",
+    system: Annotated[
+        str, typer.Option("--system", metavar="NAME", help="Which of several systems of the server.")
+    ] = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Say what to do by hand on an array for a server: names, number, account. Shows the server's secret."""
     from baremetal.client import Client
 
     with Client.find() as client:
-        body = {"server": server, "size": size}
+        body = {"server": server, "size": size, "system": system}
         found = client.post(f"/v1/storage/{quote(name, safe='')}/steps", body)["steps"]
     if not emit(found, output):
         for number, step in enumerate(found, 1):

@@ -32,14 +32,16 @@ from baremetal.lifecycle.events import (
     Intended,
     MaintenanceChanged,
     Overdue,
+    SystemChosen,
 )
-from baremetal.lifecycle.model import BootTarget, PowerState, ProvisionState, Run, Server, Verb
+from baremetal.lifecycle.model import PowerState, ProvisionState, Run, Server, Verb
 from baremetal.lifecycle.moves import (
     advance,
     changed,
     close,
     enter,
     fail,
+    kept_volumes,
     later,
     netboot_again,
     next_step,
@@ -81,6 +83,8 @@ def decide(server: Server, event: Event, now: datetime) -> Decision:
             return _overdue(server, event, now)
         case MaintenanceChanged():
             return _maintenance(server, event, now)
+        case SystemChosen():
+            return _choose(server, event)
 
 
 # -- verbs ---------------------------------------------------------------------------------------------------------
@@ -125,6 +129,7 @@ def _begin(server: Server, asked: Asked, now: datetime) -> Decision:
         wipe=asked.wipe,
         # what installs nothing brings back, or takes away, what is there
         target=server.target if asked.method is None else asked.target,
+        system=asked.system,
         proof=asked.proof,
         reboots=asked.reboots,
         asks_go=asked.asks_go,
@@ -165,6 +170,18 @@ def _maintenance(server: Server, event: MaintenanceChanged, now: datetime) -> De
     elif not event.on and run is not None and server.paused is not None:
         after = replace(after.with_run(deadline=now + server.paused), paused=None)
     return changed(server, after, f"maintenance {'on' if event.on else 'off'} by {event.by}")
+
+
+def _choose(server: Server, event: SystemChosen) -> Decision:
+    number = dict(server.systems).get(event.system)
+    if number is None:
+        has = ", ".join(name for name, _ in server.systems) or "none on volumes"
+        return refuse_operator(server, f"boot {event.system}: no such system; it has {has}")
+    if server.state is not ProvisionState.ACTIVE:
+        return refuse_operator(server, f"boot {event.system}: the server is {server.state}, not active")
+    if number == server.deployed:
+        return noop(server, f"it boots {event.system} already")
+    return changed(server, server, f"boots {event.system} from now on, by {event.by}", deployed=number)
 
 
 # -- results of our own actions ------------------------------------------------------------------------------------
@@ -234,16 +251,11 @@ def _did(server: Server, event: Did, now: datetime) -> Decision:
     if step.name == "pxe":
         after = after.with_run(flags_at=now)
     if isinstance(step.action, EnsureNoVolume):
-        after = replace(
-            after, volumes=tuple(each for each in after.volumes if _stays(each, run, step.action))
-        )
+        kept = kept_volumes(server) if step.action.earlier else frozenset()
+        after = replace(after, volumes=tuple(each for each in after.volumes if each in kept))
     how = "done" if event.wrote else "already so"
     seen = f" ({event.seen})" if event.seen else ""
     return advance(server, after, f"{action}: {how}{seen}", now)
-
-
-def _stays(volume: int, run: Run, action: EnsureNoVolume) -> bool:
-    return action.earlier and volume == run.number and run.target is BootTarget.ISCSI
 
 
 def _failed(server: Server, event: Failed, now: datetime) -> Decision:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from baremetal.lifecycle.model import (
+    MAIN,
     BootDevice,
     BootTarget,
     Budgets,
@@ -30,6 +31,7 @@ class Asked(Struct, frozen=True):
     wipe: bool = False
     method: Method | None = None
     target: BootTarget = BootTarget.DISK
+    system: str = MAIN
     proof: Proof = Proof.SSH
     reboots: bool = False
     asks_go: bool = True
@@ -101,4 +103,11 @@ class MaintenanceChanged(Struct, frozen=True):
     by: str = "operator"
 
 
-Event = Asked | Intended | Did | Failed | Heard | Fetched | Overdue | MaintenanceChanged
+class SystemChosen(Struct, frozen=True):
+    """An operator says which of its systems a server is to boot from now on; what runs just now goes on running."""
+
+    system: str
+    by: str = "operator"
+
+
+Event = Asked | Intended | Did | Failed | Heard | Fetched | Overdue | MaintenanceChanged | SystemChosen

@@ -124,6 +124,10 @@ class Fetch(StrEnum):
     MEDIA = "media"
 
 
+MAIN = "main"
+"""The system of a server of which nobody says that it has several."""
+
+
 class Budgets(Struct, frozen=True):
     """How long each wait of a run may last, in seconds; frozen into the run when it starts."""
 
@@ -173,8 +177,9 @@ class Run(Struct, frozen=True):
     """One execution of a workflow on one server, from the verb to its end.
 
     `wipe` belongs to the verb: the disks are overwritten too. `step` indexes the workflow's steps, or the closing
-    steps once `closing` carries the reason why the run is being given up. `served`: from the intention on to show its
-    volume in the place of an earlier one. `attempt`, `serves`, `power_on_intended` and
+    steps once `closing` carries the reason why the run is being given up. `system` is what is installed, by name: a
+    server on volumes may have several. `served`: from the intention on to show its volume in the place of the one that
+    the system had before. `attempt`, `serves`, `power_on_intended` and
     `flags_at` belong to the current *netboot* attempt; `tries` and `power_writes` to the current step.
     """
 
@@ -198,6 +203,7 @@ class Run(Struct, frozen=True):
     go: Go | None = None
     closing: str = ""
     target: BootTarget = BootTarget.DISK
+    system: str = MAIN
     proof: Proof = Proof.SSH
     served: bool = False
     reboots: bool = False
@@ -216,8 +222,9 @@ class Server(Struct, frozen=True):
     server was running something when we first saw it and has never been released by us, so it is not deployed
     without force. `deployed` is the run whose system is installed, 0 for none, and `target` where that one lives.
     `volumes` are the runs of which a volume may stand on a storage host: from the intention to make one until it is
-    known to be gone. `fence` only grows; it is raised by each reservation, by abort and by maintenance.
-    `power_writes` are the times of the last hour's power writes.
+    known to be gone. `systems` are those that were proven on volumes, by name, each with the run that made it; the one
+    of `deployed` is what the server boots. `fence` only grows; it is raised by each reservation, by abort and by
+    maintenance. `power_writes` are the times of the last hour's power writes.
     """
 
     name: str
@@ -232,6 +239,7 @@ class Server(Struct, frozen=True):
     deployed: int = 0
     target: BootTarget = BootTarget.DISK
     volumes: tuple[int, ...] = ()
+    systems: tuple[tuple[str, int], ...] = ()
     last_error: str = ""
     power_writes: tuple[datetime, ...] = ()
 

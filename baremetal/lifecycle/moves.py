@@ -107,10 +107,25 @@ def _is_settled(step: Step, server: Server) -> bool:
         return step.signal in run.heard
     match step.action:
         case EnsureNoVolume(earlier=True):
-            return set(server.volumes) <= {run.number}
+            return set(server.volumes) <= kept_volumes(server)
         case EnsureNoVolume():
             return not server.volumes
     return False
+
+
+def other_systems(server: Server) -> tuple[tuple[str, int], ...]:
+    """Return the systems beside the one that the open run is about."""
+    run = server.run
+    assert run is not None
+    return tuple(system for system in server.systems if system[0] != run.system)
+
+
+def kept_volumes(server: Server) -> frozenset[int]:
+    """Return the runs whose volumes outlast the open run's tidying: none where it ends on the disk."""
+    run = server.run
+    if run is None or run.target is not BootTarget.ISCSI:
+        return frozenset()
+    return frozenset({run.number, *(number for _, number in other_systems(server))})
 
 
 def netboot_again(server: Server, now: datetime) -> Server:
@@ -145,13 +160,18 @@ def _end(before: Server, server: Server, state: ProvisionState, reason: str, not
     run = server.run
     assert run is not None
     deployed, found_on, target = server.deployed, server.found_on, server.target
+    systems = server.systems
     released = run.verb is Verb.RELEASE and (not reason or state is ProvisionState.CLEAN_FAILED)
     if not reason and run.method is not None:
         deployed, found_on, target = run.number, False, run.target
+        systems = (*other_systems(server), (run.system, run.number)) if target is BootTarget.ISCSI else ()
     elif released or (run.wipe and not reason):
-        deployed, found_on, target = 0, False, BootTarget.DISK
+        deployed, found_on, target, systems = 0, False, BootTarget.DISK, ()
     elif run.go is not None or run.served:
-        deployed, target = 0, BootTarget.DISK
+        # what its target showed before is not shown any more; other systems have targets of their own
+        systems = other_systems(server) if run.served else systems
+        if not (run.served and any(number == deployed for _, number in systems)):
+            deployed, target = 0, BootTarget.DISK
     ended = replace(
         server,
         state=state,
@@ -161,6 +181,7 @@ def _end(before: Server, server: Server, state: ProvisionState, reason: str, not
         deployed=deployed,
         found_on=found_on,
         target=target,
+        systems=systems,
     )
     return changed(before, ended, f"{note}; now {state}" if not reason else f"{note}")
 

@@ -25,8 +25,10 @@ from baremetal.lifecycle.events import (
     Intended,
     MaintenanceChanged,
     Overdue,
+    SystemChosen,
 )
 from baremetal.lifecycle.model import (
+    MAIN,
     BootTarget,
     Fetch,
     Method,
@@ -45,6 +47,8 @@ LATER = NOW + timedelta(seconds=1)
 MUCH_LATER = NOW + timedelta(days=2)
 BOOT = "boot-1"
 DISKLESS = Server("r1", runs=1, deployed=1, target=BootTarget.ISCSI, volumes=(1,))
+
+SEVERAL = replace(DISKLESS, runs=2, volumes=(1, 2), systems=(("main", 1), ("other", 2)))
 
 
 def begins(flow: Workflow) -> list[ProvisionState]:
@@ -109,6 +113,7 @@ VERBS: dict[str, Callable[[Server], Event]] = {
     **{flow.name: _ask(flow.verb, True) for flow in WORKFLOWS.values() if flow.wipe},
     "maintenance on": lambda server: MaintenanceChanged(True),
     "maintenance off": lambda server: MaintenanceChanged(False),
+    "choose": lambda server: SystemChosen("other"),
 }
 RESULTS: dict[str, Callable[[Server], Event]] = {
     "intended": _intend,
@@ -140,14 +145,16 @@ def cell(server: Server, decision: Decision) -> str:
     return "~" if before == after else after
 
 
-def live(verb: str, begin: Server, proof: Proof = Proof.SSH, early: bool = False) -> Iterator[Server]:
+def live(
+    verb: str, begin: Server, proof: Proof = Proof.SSH, early: bool = False, system: str = MAIN
+) -> Iterator[Server]:
     """Yield the server at each position of one undisturbed run, from the verb (or "release --wipe") to its end.
 
-    `early`: the first boot is heard before the boot device is flipped.
+    `early`: the first boot is heard before the boot device is flipped. `system`: what is installed.
     """
     asked = VERBS[verb](begin)
     assert isinstance(asked, Asked)
-    server = decide(begin, replace(asked, proof=proof), NOW).server
+    server = decide(begin, replace(asked, proof=proof, system=system), NOW).server
     while server.run is not None:
         step = workflow(server.run).step(server.run)
         if early and step.name == "flip":
@@ -168,6 +175,7 @@ def positions() -> dict[str, Server]:
     for state in ProvisionState:
         if state not in MOVING:
             found[str(state)] = replace(enrolled, state=state)
+    found["active"] = replace(SEVERAL, state=ProvisionState.ACTIVE)
     for begin in (enrolled, DISKLESS):
         for flow in WORKFLOWS.values():
             for server in live(flow.name, replace(begin, state=begins(flow)[0])):

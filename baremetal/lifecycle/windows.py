@@ -48,6 +48,12 @@ def boots_volume(server: Server) -> bool:
     return run.power_on_intended if what.from_volume else what.boots_later and is_complete(run)
 
 
+def booted_run(server: Server) -> int:
+    """Return the run whose volume a diskless server is sent to: the open one's once that is served."""
+    run = server.run
+    return run.number if run is not None and run.served else server.deployed
+
+
 def answer_window_open(server: Server) -> bool:
     """Whether the run's answer files may be served: the boot window's life, but until the errand is complete."""
     run = window_run(server)

@@ -118,7 +118,7 @@ def local_text(manner: Manner, reason: str, menu: Menu | None = None) -> str:
 def san_text(manner: Manner, san: San, reason: str, base: str, menu: Menu | None = None) -> str:
     """Send a machine to its volume. Loaders that know no iSCSI can only leave it where it is, and say so."""
     if manner.loader is Loader.IPXE:
-        return san_script(san, reason, base, menu)
+        return san_script(san, reason, base, manner.local, menu)
     return local_text(manner, f"{reason}; only iPXE can, and this is {manner.loader}")
 
 

@@ -6,7 +6,7 @@ a boot script (promises I23). Deliberately unknown: who keeps the volume.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from baremetal.netboot.tokens import MASKED
@@ -14,7 +14,10 @@ from baremetal.netboot.tokens import MASKED
 
 @dataclass(frozen=True, slots=True)
 class San:
-    """`uri` as RFC 4173 has it; without CHAP its fields are ""."""
+    """`uri` as RFC 4173 has it; without CHAP its fields are "".
+
+    `system`: what its server calls the system there; `others`: where that server's other systems are.
+    """
 
     uri: str
     initiator: str
@@ -22,18 +25,18 @@ class San:
     password: str = field(default="", repr=False)
     mutual_user: str = ""
     mutual_password: str = field(default="", repr=False)
+    system: str = "main"
+    others: tuple[San, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """As a template sees it."""
-        return asdict(self)
+        """As a template sees it: one volume, without the others."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "others"}
 
     def masked(self) -> San:
         """Return it as a person may see it."""
-        return San(
-            self.uri,
-            self.initiator,
-            self.user,
-            self.password and MASKED,
-            self.mutual_user,
-            self.mutual_password and MASKED,
+        return replace(
+            self,
+            password=self.password and MASKED,
+            mutual_password=self.mutual_password and MASKED,
+            others=tuple(other.masked() for other in self.others),
         )

@@ -71,10 +71,13 @@ def local_boot_script(reason: str, how: LocalBoot = DEFAULT, menu: Menu | None =
 
 
 @lru_cache(maxsize=512)
-def san_script(san: San, reason: str, base: str, menu: Menu | None = None) -> str:
-    """Return the script that boots a machine from its volume, and from nothing else (promises I7)."""
-    told = {"reason": _words(reason), "menu": menu and menu.as_dict(), "san": san.as_dict()}
-    return shipped("san.ipxe", base=base.rstrip("/"), tries=6, pause_s=5, **told)
+def san_script(san: San, reason: str, base: str, how: LocalBoot = DEFAULT, menu: Menu | None = None) -> str:
+    """Return the script that boots a machine from its volume, and from nothing else unless a person says so (I7)."""
+    # a person chooses among several systems; nobody is asked where nobody would be heard
+    sans = [one.as_dict() for one in ((san, *san.others) if menu else (san,))]
+    return shipped(
+        "san.ipxe", base=base.rstrip("/"), tries=6, pause_s=5, sans=sans, **local_values(reason, how, menu)
+    )
 
 
 def local_values(reason: str, how: LocalBoot, menu: Menu | None) -> dict[str, Any]:

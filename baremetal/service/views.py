@@ -35,6 +35,9 @@ def view(store: Store, record: ServerRecord, queue: Mapping[str, QueueEntry] | N
         "run": _run(record, life.run, profile) if life.run is not None else None,
         "waiting": waiting,
         "deployed_run": life.deployed or None,
+        "systems": [
+            {"name": name, "run": run, "boots": run == life.deployed} for name, run in sorted(life.systems)
+        ],
         "found_on": life.found_on,
         "allowed": ["abort"] if waiting is not None else allowed(record),
         "macs": list(facts.macs),

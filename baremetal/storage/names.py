@@ -22,6 +22,7 @@ _IQN = re.compile(rf"iqn\.(?P<year>\d{{4}})-(?P<month>\d{{2}})(\.{_LABEL})+(?P<u
 _EUI = re.compile(r"eui\.[0-9A-Fa-f]{16}\Z")
 _NAA = re.compile(r"naa\.([0-9A-Fa-f]{16}|[0-9A-Fa-f]{32})\Z")  # RFC 3980
 _VOLUME = re.compile(r"[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?\Z")
+_SYSTEM = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,22}[A-Za-z0-9])?\Z")
 FIELDS = ("base", "server", "hostname", "system", "mac", "mac_hex", "mac_hyphens")
 
 
@@ -38,6 +39,16 @@ def check_iqn(text: str, what: str = "iSCSI name") -> str:
         )
     if len(text) > MOST_OCTETS:
         raise Invalid(f"{what} {text[:40]!r}… is longer than {MOST_OCTETS} octets")
+    return text
+
+
+def check_system(text: str) -> str:
+    """Return the name of one of a server's systems, which stands in its target's name (S0-6). Raises Invalid."""
+    if not _SYSTEM.match(text):
+        raise Invalid(
+            f"system {text[:32]!r}: not 1 to 24 letters, digits and hyphens, a hyphen neither first nor last",
+            variable="system",
+        )
     return text
 
 

@@ -33,11 +33,10 @@ _NAMED = Prepared(
 _ADD = Prepared(insert(VOLUMES), _COLUMNS)
 _STANDS = Prepared(update(VOLUMES).where(_V.id == bindparam("ref")), ("ready", "size"))
 _GONE = Prepared(delete(VOLUMES).where(_V.id == bindparam("ref")))
-_DOORS = Prepared(
-    select(_D.server_id, _D.storage, _D.target, _D.initiator, _D.volume_id, _D.sealed, _D.at)
-    .where(_D.server_id == bindparam("ref"))
-    .order_by(_D.at.desc())
-)
+_EVERY_DOOR = select(
+    _D.server_id, _D.storage, _D.target, _D.initiator, _D.volume_id, _D.sealed, _D.at
+).order_by(_D.at.desc())
+_DOORS = Prepared(_EVERY_DOOR.where(_D.server_id == bindparam("ref")))
 
 
 class Volumes(Part):
@@ -135,15 +134,13 @@ class Volumes(Part):
 
     # -- doors --
 
-    def door(self, server_id: str) -> DoorRecord | None:
-        """Return the target that a server's volume is served by now, None where it has none."""
-        found = self.doors(server_id)
-        return found[0] if found else None
-
-    def doors(self, server_id: str) -> list[DoorRecord]:
-        """Return every target of a server that may be served, the newest first."""
+    def doors(self, server_id: str | None = None) -> list[DoorRecord]:
+        """Return every target that may be served, or those of one server; the newest first."""
         with self._db.read() as connection:
-            rows = _DOORS.run(connection, {"ref": server_id}).fetchall()
+            if server_id is None:
+                rows = connection.execute(_EVERY_DOOR).fetchall()
+            else:
+                rows = _DOORS.run(connection, {"ref": server_id}).fetchall()
         return [
             DoorRecord(server, storage, target, initiator, volume, self._opened(sealed), moment(at))
             for server, storage, target, initiator, volume, sealed, at in rows

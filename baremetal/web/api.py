@@ -27,9 +27,9 @@ from baremetal.service.profiles import Profiles
 from baremetal.service.servers import roster
 from baremetal.service.servers.power import Power
 from baremetal.service.servers.servers import Enrolment, ServerChange, Servers
+from baremetal.service.storage.doors import VolumeDoors
 from baremetal.service.storage.goldens import Goldens
 from baremetal.service.storage.hosts import Hosts
-from baremetal.service.storage.volumes import Volumes
 from baremetal.service.timeline import Timeline
 from baremetal.service.tokens import Role, Tokens
 from baremetal.web import shapes
@@ -53,7 +53,7 @@ class Services:
     tokens: Tokens
     storage: Hosts
     goldens: Goldens
-    volumes: Volumes
+    volume_doors: VolumeDoors
     bmc: Executor
 
 
@@ -66,7 +66,7 @@ def add_routes(app: FastAPI, services: Services) -> None:
     _add_events(app, services)
     _add_profiles(app, services)
     _add_tokens(app, services)
-    add_storage(app, services.storage, services.goldens, services.volumes, services.bmc)
+    add_storage(app, services.storage, services.goldens, services.volume_doors, services.bmc)
 
 
 async def _aside(services: Services, call: Callable[[], T]) -> T:
@@ -129,11 +129,14 @@ def _add_servers(app: FastAPI, services: Services) -> None:
     @app.patch("/v1/servers/{name}", response_model=shapes.ServerShape)
     @allows(Role.OPERATOR)
     async def change(name: str, body: shapes.Change, request: Request) -> dict[str, Any]:
-        """Set facts of a server; nothing is written to the machine. The names of its volume may follow."""
-        given = body.model_dump(exclude={"bmc_password"})
+        """Set facts of a server; nothing is written to the machine. The names of its volumes may follow."""
+        given = body.model_dump(exclude={"bmc_password", "boot"})
         password = body.bmc_password.get_secret_value() if body.bmc_password is not None else None
         change = ServerChange(**given, bmc_password=password)
-        return await _aside(services, lambda: servers.change(name, change, who(request).name))
+        by = who(request).name
+        if body.boot is not None:
+            await asyncio.to_thread(servers.choose, name, body.boot, by)
+        return await _aside(services, lambda: servers.change(name, change, by))
 
     @app.delete("/v1/servers/{name}", status_code=204)
     @allows(Role.OPERATOR)

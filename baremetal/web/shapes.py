@@ -51,7 +51,10 @@ class Enrolments(Asking):
 
 
 class Change(Asking):
-    """What to set on a server: absent keys stay; in `vars` and `tags` a null removes the key."""
+    """What to set on a server: absent keys stay; in `vars` and `tags` a null removes the key.
+
+    `boot`: which of its systems a diskless server boots from now on.
+    """
 
     macs: list[Text] | None = None
     uuid: Text | None = None
@@ -62,6 +65,7 @@ class Change(Asking):
     bmc_password: SecretStr | None = None
     boot_mode: Text | None = None
     boot_target: Text | None = None
+    boot: Text | None = None
     ip: Text | None = None
     vars: dict[str, str | None] | None = None
     tags: dict[str, str | None] | None = None
@@ -69,12 +73,16 @@ class Change(Asking):
 
 
 class Deployment(Asking):
-    """What to install. For a rebuild `profile` may be left out: the one that is deployed is meant."""
+    """What to install. For a rebuild `profile` may be left out: the one that is deployed is meant.
+
+    `system`: its name among several on volumes; the one that is booted, if nobody says.
+    """
 
     profile: Text | None = None
     vars: Words = {}
     boot_target: Text | None = None
     method: Text | None = None
+    system: Text | None = None
     force: bool = False
 
 
@@ -168,6 +176,14 @@ class WaitingShape(BaseModel):
     place: int
 
 
+class SystemShape(BaseModel):
+    """A system on a volume of a server; `run` made it."""
+
+    name: str
+    run: int
+    boots: bool
+
+
 class ServerShape(BaseModel):
     """A server as the API shows it."""
 
@@ -182,6 +198,7 @@ class ServerShape(BaseModel):
     run: RunShape | None
     waiting: WaitingShape | None
     deployed_run: int | None
+    systems: list[SystemShape]
     found_on: bool
     allowed: list[str]
     macs: list[str]

@@ -10,9 +10,10 @@ from typing import Annotated, Any, TypeVar
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from baremetal.lifecycle.model import MAIN
+from baremetal.service.storage.doors import VolumeDoors
 from baremetal.service.storage.goldens import Goldens
 from baremetal.service.storage.hosts import Hosts
-from baremetal.service.storage.volumes import Volumes
 from baremetal.service.tokens import Role
 from baremetal.web.auth import allows, who
 
@@ -47,9 +48,10 @@ class ByHand(BaseModel):
 
     server: Annotated[str, Field(max_length=253)]
     size: Annotated[str, Field(max_length=32)] = ""
+    system: Annotated[str, Field(max_length=64)] = ""
 
 
-def add_storage(app: FastAPI, hosts: Hosts, goldens: Goldens, volumes_of: Volumes, threads: Executor) -> None:
+def add_storage(app: FastAPI, hosts: Hosts, goldens: Goldens, doors: VolumeDoors, threads: Executor) -> None:
     """Add the routes. `threads` run what waits for a storage host."""
 
     async def aside(call: Callable[[], T]) -> T:
@@ -75,7 +77,7 @@ def add_storage(app: FastAPI, hosts: Hosts, goldens: Goldens, volumes_of: Volume
         def look() -> dict[str, Any]:
             told = hosts.show(name)
             seen = "software" in told
-            return told | {"not_served": volumes_of.missing(name) if seen else None}
+            return told | {"not_served": doors.missing(name) if seen else None}
 
         return await aside(look)
 
@@ -90,13 +92,13 @@ def add_storage(app: FastAPI, hosts: Hosts, goldens: Goldens, volumes_of: Volume
     @allows(Role.OPERATOR)
     async def restored(name: str, request: Request) -> dict[str, Any]:
         """Serve every volume again that the storage host has ceased to serve, since it was restarted."""
-        return await aside(lambda: volumes_of.restore(name, who(request).name))
+        return await aside(lambda: doors.restore(name, who(request).name))
 
     @app.post("/v1/storage/{name}/steps")
     @allows(Role.OPERATOR)
     def by_hand(name: str, body: ByHand) -> dict[str, Any]:
         """Say what has to be done on an array for one server, with the secret that its script will use."""
-        return {"steps": volumes_of.steps(name, body.server, body.size)}
+        return {"steps": doors.steps(name, body.server, body.size, body.system or MAIN)}
 
     @app.get("/v1/volumes")
     @allows(Role.VIEWER)

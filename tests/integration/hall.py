@@ -97,10 +97,10 @@ class Hall:
         command = ["mcopy", "-i", str(image), f"::/{name}", "-"]
         return subprocess.run(command, capture_output=True, check=True, text=True, timeout=30).stdout
 
-    def deploy(self, **more: Any) -> int:
+    def deploy(self, verb: str = "deploy", **more: Any) -> int:
         """Deploy by clone and stop where the machine may netboot."""
         body = {"profile": "clone", **more}
-        number: int = self.service.post("/v1/servers/r1/deploy", body)["run"]
+        number: int = self.service.post(f"/v1/servers/r1/{verb}", body)["run"]
         self.service.wait("r1", lambda server: (server["run"] or {}).get("step") == "script")
         return number
 

@@ -84,7 +84,7 @@ def test_while_the_database_is_down_it_gets_its_last_known_volume(
 
     with monkeypatch.context() as patch:
         patch.setattr(diskless.service.app.store, "find_boot", down)
-        patch.setattr(diskless.service.app.store, "door", down)
+        patch.setattr(diskless.service.app.store, "doors", down)
         assert diskless.script() == whole
         assert "sanboot" not in diskless.service.script("52:54:00:00:00:99")
     diskless.service.post("/v1/servers/r1/release")
@@ -138,8 +138,7 @@ def test_no_chap_secret_is_shown_anywhere_but_in_the_boot_script(diskless: Hall)
         assert secret not in diskless.service.api.get(path).text, path
     assert "sanboot" in diskless.service.api.get("/v1/servers/r1/explain").text
     store = diskless.service.app.store
-    door = store.door(diskless.service.get("/v1/servers/r1")["id"])
-    assert door is not None
+    (door,) = store.doors(diskless.service.get("/v1/servers/r1")["id"])
     assert door.secrets[1] == secret
     assert secret not in repr(door)
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from baremetal.lifecycle.events import Asked, MaintenanceChanged
+from baremetal.lifecycle.events import Asked, MaintenanceChanged, SystemChosen
 from baremetal.lifecycle.model import (
+    MAIN,
     BootDevice,
     BootTarget,
     Budgets,
@@ -70,10 +71,16 @@ class Habits:
     wipes: bool
     deploy: Way = Way.DISK
     rebuild: Way = Way.DISK
+    second: str = MAIN
+    """What the rebuild is to be called: another name adds a system beside the first."""
 
     def goals(self) -> tuple[S | Verb, ...]:
         rescue = (Verb.RESCUE, Verb.UNRESCUE) if self.rescues else ()
-        return (S.ACTIVE, Verb.REBUILD, *rescue, Verb.RELEASE)
+        return (S.ACTIVE, *self.rebuilds(), *rescue, Verb.RELEASE)
+
+    def rebuilds(self) -> tuple[Verb, ...]:
+        """Two where there are two systems: the second of them replaces one and leaves the other."""
+        return (Verb.REBUILD,) * (1 if self.second == MAIN else 2)
 
 
 @dataclass(slots=True)
@@ -157,7 +164,8 @@ def _live(the: World) -> Habits:
     habits = Habits(inspects, rescues, wipes)
     if the.rack is not None:
         deploy, rebuild = rng.choice(_DEPLOYS), rng.choice(_REBUILDS)
-        habits = replace(habits, deploy=deploy, rebuild=rebuild)
+        second = "other" if rng.random() < 0.4 and rebuild is not Way.DISK else MAIN
+        habits = replace(habits, deploy=deploy, rebuild=rebuild, second=second)
     old = rng.random() < 0.1
     if old and the.rack is None:  # a disk that boots by itself makes no diskless server
         the.machine.disk.install(0.0, "an old system", "", "")
@@ -180,6 +188,9 @@ def _live_on(the: World) -> None:
     if rng.random() < 0.4:
         return
     smooth = not any((the.plan.fired, the.bmc.fired, the.machine.fired))
+    if len(the.life.systems) > 1:
+        the.plan.fired["boot another"] += 1
+        the.ask(SystemChosen(rng.choice(the.life.systems)[0], by="simulation"))
     _come_back(the, smooth)
     in_maintenance, own = rng.random() < 0.3, the.own
     if in_maintenance:
@@ -247,6 +258,7 @@ def _asked(the: World, goal: S | Verb, habits: Habits) -> bool:
         wipe=habits.wipes if verb is Verb.RELEASE else verb is Verb.PROVIDE and life.state is S.CLEAN_FAILED,
         method=(Method.CLONE if way is Way.CLONE else Method.INSTALLER) if installs else None,
         target=target,
+        system=_system(the, verb, habits),
         proof=_proof(the, verb),
         budgets=_B,
         flip=_flip(the, target if installs else life.target),
@@ -255,6 +267,12 @@ def _asked(the: World, goal: S | Verb, habits: Habits) -> bool:
     if the.down_until is not None:
         the.step(the.clock.monotonic() + 200.0)
     return True
+
+
+def _system(the: World, verb: Verb, habits: Habits) -> str:
+    if verb is not Verb.REBUILD or habits.second == MAIN:
+        return MAIN
+    return habits.second if len(the.life.systems) == 1 else the.rng.choice((MAIN, habits.second))
 
 
 def _flip(the: World, target: BootTarget) -> BootDevice:
@@ -290,7 +308,8 @@ def _run_out(the: World) -> None:
 def _check_smooth(the: World, habits: Habits) -> None:
     """Where nothing went wrong and nobody interfered, everything that was asked for was done, at the first try."""
     verbs = [(run.verb, run.outcome) for run in the.real_store.runs(the.id)]
-    wanted = [("manage", "manageable"), ("deploy", "active"), ("rebuild", "active"), ("release", "available")]
+    wanted = [("manage", "manageable"), ("deploy", "active"), ("release", "available")]
+    wanted += [("rebuild", "active")] * len(habits.rebuilds())
     if habits.inspects:
         wanted.append(("inspect", "manageable"))
     if habits.rescues:

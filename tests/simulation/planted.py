@@ -33,9 +33,12 @@ from tests.simulation.world import FaultyStore, Killed, World
 
 
 def answer_before_commit(world: World) -> None:
-    """The reply to a call-back leaves first; the commit follows when there is time."""
+    """The reply to the call-back that ends an install leaves first; the commit follows when there is time."""
+    honest = world.boot.signal
 
     def signal(server_id: str, run: int, signal: Signal, news: News, address: str) -> Word:
+        if signal is not Signal.INSTALL_COMPLETE:
+            return honest(server_id, run, signal, news, address)
         event = Heard(signal, run, news.boot_id, address, news.disk, stage=news.stage, message=news.text)
         try:
             life = world.store.server(server_id).life
@@ -207,6 +210,20 @@ def tidy_before_the_proof(world: World) -> None:
     volumes.serve = serve  # type: ignore[method-assign]
 
 
+def tidy_every_system_but_the_newest(world: World) -> None:
+    """What is not this run's is of the past, the volumes of other systems too."""
+    rack = world.rack
+    if rack is None:
+        return
+    honest = rack.volumes.remove
+
+    def remove(record: ServerRecord, run: Run, permit: Permit, *, earlier: bool) -> str:
+        alone = replace(record, life=replace(record.life, systems=()))
+        return honest(alone, run, permit, earlier=earlier)
+
+    rack.volumes.remove = remove  # type: ignore[method-assign]
+
+
 def serve_a_volume_as_soon_as_it_stands(world: World) -> None:
     """A server's target shows a new volume while its old system still runs from there."""
     rack = world.rack
@@ -251,6 +268,7 @@ PLANTED: Mapping[Callable[[World], None], str] = {
     remove_a_volume_by_its_name: "I21",
     make_a_volume_unasked: "I13",
     tidy_before_the_proof: "I21",
+    tidy_every_system_but_the_newest: "I21",
     serve_a_volume_as_soon_as_it_stands: "I7",
     leave_servers_in_maintenance_alone: "I7",
     forget_where_volumes_are: "I7",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from baremetal.errors import StorageError, Unavailable
 from baremetal.lifecycle.workflows import CLONE, Errand
+from baremetal.service.storage.doors import VolumeDoors
 from baremetal.service.storage.hosts import Hosts
 from baremetal.service.storage.volumes import VolumePlan, Volumes
 from baremetal.storage.host import StorageHost
@@ -74,21 +75,23 @@ class Rack:
         shell = SimulatedShell(world, self.storage)
         self.keeper, self.portal = SimulatedKeeper(shell), SimulatedPortal(shell)
         host = StorageHost(HOST, shell, self.keeper, self.portal, "/srv/volumes/.lock")
+        hosts = _OneHost(world, host)
+        self.doors = VolumeDoors(world.store, hosts, world.kitchen, now=world.now)
         self.volumes = Volumes(
-            world.store, _OneHost(world, host), world.kitchen, base_for=lambda _: BASE, now=world.now
+            world.store, hosts, world.kitchen, self.doors, base_for=lambda _: BASE, now=world.now
         )
         return self.volumes
 
-    def plan(self, errand: Errand) -> VolumePlan:
+    def plan(self, errand: Errand, system: str) -> VolumePlan:
         """Say what a run freezes about its volume."""
-        names = (f"{IQN}:{self._world.name}.main", f"{IQN}:{self._world.name}", 1)
+        names = (f"{IQN}:{self._world.name}.{system}", f"{IQN}:{self._world.name}", 1)
         return VolumePlan(HOST, SIZE, *names, *((GOLDEN_ID, "sim") if errand is CLONE else ()))
 
     def restore(self) -> None:
         """Have targets served again that the host has forgotten, as an operator does; where it fails, another time."""
         self._world.watch.volumes.restores = True
         try:
-            self.volumes.restore(HOST, "simulation")
+            self.doors.restore(HOST, "simulation")
         except (StorageError, Unavailable):
             return
         finally:

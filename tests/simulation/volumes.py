@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from baremetal.lifecycle.model import BootTarget, Method, ProvisionState, Server, Verb
-from baremetal.lifecycle.moves import current_step
+from baremetal.lifecycle.moves import current_step, kept_volumes
 from baremetal.sim.disk import SimulatedDisk, Write
 from baremetal.sim.diskless import read_ticket
 from tests.simulation.broken import check
@@ -37,9 +37,18 @@ class VolumeWatch:
         assert self._world.rack is not None
         return self._world.rack.storage
 
-    @property
-    def _target(self) -> str:
-        return f"{IQN}:{self._world.name}.main"
+    def _target(self, system: str) -> str:
+        return f"{IQN}:{self._world.name}.{system}"
+
+    def _booted(self, life: Server) -> str:
+        """Return the target that shows what a server is to boot."""
+        run = life.run
+        if run is not None and run.served:
+            return self._target(run.system)
+        return self._target(next(name for name, number in life.systems if number == life.deployed))
+
+    def _served(self) -> set[str]:
+        return {target for target in self._storage.targets if target.startswith(self._target(""))}
 
     def _mine(self) -> list[Volume]:
         return [one for one in self._storage.volumes.values() if one.tag and one.tag.server == self._world.id]
@@ -70,17 +79,25 @@ class VolumeWatch:
         elif what == "removing":
             check(mine, "I21", "removing {}, tagged {}", name, tag)
             step = current_step(self._watch.life)
-            tidies = step is not None and step.name == "tidy" and number != run.number
+            tidies = step is not None and step.name == "tidy" and number not in kept_volumes(self._watch.life)
             check(tidies or run.verb is Verb.RELEASE, "I21", "removing {} in a {}", name, run.verb)
             machine = self._world.machine
             used = machine.is_on and machine.root is storage.volumes[name].disk
             check(not used, "I21", "removing {} under its running system", name)
         else:
-            check(name == self._target, "I21", "{} {}, not ours", what, name)
+            check(name.startswith(self._target("")), "I21", "{} {}, not ours", what, name)
+            served = what == "serving" and name != self._target(run.system)
+            check(not served, "I21", "serving {} for the system {}", name, run.system)
             machine = self._world.machine
-            # a system that was rebuilt onto its own disk runs while the target of the old one is withdrawn
-            elsewhere = what == "withdrawing" and all(machine.root is not one.disk for one in self._mine())
+            # what was rebuilt onto the disk, or is another system, runs while the target of the old one is withdrawn
+            elsewhere = what == "withdrawing" and not self._runs_behind(name)
             check(elsewhere or not machine.is_on, "I7", "{} {} under a running system", what, name)
+
+    def _runs_behind(self, target: str) -> bool:
+        """Whether what runs on the machine lives on a volume that a target shows."""
+        shown = self._storage.targets.get(target)
+        behind = [self._storage.at(lun.path) for lun in shown.luns] if shown is not None else []
+        return any(one is not None and self._world.machine.root is one.disk for one in behind)
 
     def logged_in(self, volume: Volume) -> None:
         """The machine is let in to a volume."""
@@ -98,7 +115,7 @@ class VolumeWatch:
         if ticket is not None:
             check(mac == self._world.machine.macs[0], "I2", "a volume for a stranger")
             names = (ticket.target, ticket.initiator, ticket.address, ticket.port, ticket.lun)
-            own = (self._target, f"{IQN}:{self._world.name}", "10.0.0.9", 3260, 1)
+            own = (self._booted(life), f"{IQN}:{self._world.name}", "10.0.0.9", 3260, 1)
             check(names == own, "I7", "sent to {}", names)
         if life.state is not ProvisionState.ACTIVE or life.target is not BootTarget.ISCSI:
             self._known = None
@@ -114,7 +131,8 @@ class VolumeWatch:
 
     def has_lost(self) -> bool:
         """Whether the storage host has forgotten the target of a server that needs it now."""
-        return _needs_its_volume(self._watch.life) and self._target not in self._storage.targets
+        life = self._watch.life
+        return _needs_its_volume(life) and self._booted(life) not in self._storage.targets
 
     def settled(self, life: Server) -> list[Write]:
         """Nothing of ours stands unknown, nothing that is wanted is missing, nothing of others was touched.
@@ -131,26 +149,22 @@ class VolumeWatch:
             assert one.tag is not None
             check(one.tag.run in life.volumes, "I21", "{} stands and nobody knows of it", one.name)
             check(one.tag.volume in rows, "I21", "{} stands without its row", one.name)
-        door = world.real_store.door(world.id)
-        check(len(world.real_store.doors(world.id)) <= 1, "I21", "two targets")
-        served = self._target in storage.targets
-        check(not served or door is not None, "I21", "{} is served and nobody knows of it", self._target)
+        doors = {door.target for door in world.real_store.doors(world.id)}
+        served = self._served()
+        check(served <= doors, "I21", "{} served and nobody knows of it", served - doors)
         if life.state is ProvisionState.AVAILABLE:
             check(life.volumes == () and rows == set(), "I21", "released, and volumes {}", life.volumes)
-            check(not served and door is None, "I21", "released, and {} is served", self._target)
+            check(not served and not doors, "I21", "released, and {} is served", served | doors)
             flags = world.bmc.options.read(5, world.bmc.knobs, world.clock.monotonic())
             persists = flags[2] & 0xC0 == 0xC0 and flags[3] >> 2 & 0x0F == 1
             check(not persists, "I6", "released, and it netboots for good: {}", flags.hex())
         if _needs_its_volume(life):
-            disk = self.disk_of(life.deployed)
-            check(
-                disk.system == f"{world.id}/{life.deployed}",
-                "I7",
-                "{}, and {} stands",
-                life.state,
-                disk.system,
-            )
-            check(served, "I7", "{}, and {} is not served", life.state, self._target)
+            check(life.deployed in dict(life.systems).values(), "I14", "run {} is no system", life.deployed)
+            for name, number in life.systems:
+                disk = self.disk_of(number)
+                own = f"{world.id}/{number}"
+                check(disk.system == own, "I7", "{}: {} stands as {}", life.state, disk.system, name)
+                check(self._target(name) in served, "I7", "{}, and {} is not served", life.state, name)
         written = [write for volume in storage.every for write in volume.disk.log]
         for volume in storage.every:
             owner = f"{volume.tag.server}/{volume.tag.run}" if volume.tag else ""

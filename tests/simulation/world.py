@@ -24,8 +24,8 @@ from baremetal.engine.perform import LoginTarget, Performer
 from baremetal.engine.steady import SteadyClock
 from baremetal.errors import BaremetalError, BmcError, BmcErrorKind, LoginError, Unavailable, Unknown
 from baremetal.lifecycle.decision import Decision
-from baremetal.lifecycle.events import Asked, Event, MaintenanceChanged
-from baremetal.lifecycle.model import BootTarget, Server, Signal
+from baremetal.lifecycle.events import Asked, Event, MaintenanceChanged, SystemChosen
+from baremetal.lifecycle.model import MAIN, BootTarget, Server, Signal
 from baremetal.lifecycle.workflows import CLONE, INSPECTION, INSTALL, RESCUE, WIPE, Errand, row
 from baremetal.netboot.context import ServerFacts, merge_variables
 from baremetal.netboot.profile import Family, Profile
@@ -151,7 +151,7 @@ class World:
         account = Credentials("admin", "mistyped" if wrong_password else PASSWORD)
         (record,) = store.add_servers([NewServer(Server(self.name), facts, account)], self.clock.utc())
         self.id = record.id
-        self._frozen: dict[tuple[Errand, BootTarget], Begin] = {}
+        self._frozen: dict[tuple[Errand, BootTarget, str], Begin] = {}
         self.rack = Rack(self, plan.storage, random.Random(seed + 3)) if plan.storage is not None else None
         self.watch = Watch(self)
         self.callbacks: list[tuple[str, dict[str, object]]] = []
@@ -182,7 +182,7 @@ class World:
         self.engine = Engine(self.store, self.conversations, self.performer, self._locate, self.now)
         self.engine.attend = _unforgiving(self.engine.attend)  # type: ignore[method-assign, assignment]
         self.observations = Observations(self.store, self.now)
-        self.sans = Sans(self.store, volumes.san) if volumes is not None else None
+        self.sans = Sans(self.store, self.rack.doors.san) if self.rack is not None else None
         self.boot = Boot(
             self.store, self.engine, self.observations, self.kitchen, now=self.now, sans=self.sans
         )
@@ -291,7 +291,7 @@ class World:
     def life(self) -> Server:
         return self.watch.life
 
-    def ask(self, event: Asked | MaintenanceChanged) -> Decision | None:
+    def ask(self, event: Asked | MaintenanceChanged | SystemChosen) -> Decision | None:
         """Ask as an operator does; None where the service does not answer."""
         if self.down_until is not None:
             return None
@@ -300,20 +300,20 @@ class World:
             self.watch.asked(event)
             flow = row(event.verb, wipe=event.wipe, method=event.method, target=event.target)
             if flow is not None and flow.errand is not None:
-                begin = self.begin(flow.errand, event.target)
+                begin = self.begin(flow.errand, event.target, event.system)
         try:
             return self.engine.submit(self.id, event, begin=begin)
         except (Killed, Unavailable):
             return None
 
-    def begin(self, errand: Errand, target: BootTarget = BootTarget.DISK) -> Begin:
-        """Return what a run with this errand freezes: one recipe per life and boot target."""
-        known = self._frozen.get((errand, target))
+    def begin(self, errand: Errand, target: BootTarget = BootTarget.DISK, system: str = MAIN) -> Begin:
+        """Return what a run with this errand freezes: one recipe per life, boot target and system."""
+        known = self._frozen.get((errand, target, system))
         if known is None:
             recipe = self.recipe(errand)
             if target is BootTarget.ISCSI and self.rack is not None:
-                recipe = replace(recipe, volume=self.rack.plan(errand).as_dict())
-            known = self._frozen[errand, target] = Begin(recipe.profile.name, recipe.as_dict())
+                recipe = replace(recipe, volume=self.rack.plan(errand, system).as_dict())
+            known = self._frozen[errand, target, system] = Begin(recipe.profile.name, recipe.as_dict())
         return known
 
     def recipe(self, errand: Errand = INSTALL) -> Recipe:

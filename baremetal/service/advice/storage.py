@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from baremetal.errors import BaremetalError
 from baremetal.service.advice.finding import Finding
+from baremetal.service.storage.doors import VolumeDoors
 from baremetal.service.storage.hosts import Hosts
-from baremetal.service.storage.volumes import Volumes
 
 LEAST_FREE = 0.05
 
 
-def examine_storage(hosts: Hosts, volumes: Volumes) -> list[Finding]:
+def examine_storage(hosts: Hosts, doors: VolumeDoors) -> list[Finding]:
     """Look at every storage host. Reads only, and never raises for what it finds."""
     found = []
     for name, said in hosts.all().items():
@@ -20,7 +20,7 @@ def examine_storage(hosts: Hosts, volumes: Volumes) -> list[Finding]:
             continue
         try:
             host = hosts.host(name)
-            software, room, lost = host.portal.check(), host.keeper.check(), volumes.missing(name)
+            software, room, lost = host.portal.check(), host.keeper.check(), doors.missing(name)
         except BaremetalError as error:
             found.append(Finding(what, False, error.what, error.code, error.fix or "see docs/storage.md"))
             continue

@@ -20,11 +20,11 @@ from baremetal.store.store import Store
 
 log = telemetry.logger(__name__)
 
-Ask = Callable[[str], San | None]
+Ask = Callable[[ServerRecord], San | None]
 
 
 class Sans:
-    """For threads. `ask` finds a server's volume by its id; it raises what the database does."""
+    """For threads. `ask` finds a server's volume; it raises what the database does."""
 
     def __init__(self, store: Store, ask: Ask) -> None:
         self._store = store
@@ -35,7 +35,7 @@ class Sans:
     def of(self, record: ServerRecord) -> San | None:
         """Return where a server's volume is, None where it has none. Raises what `ask` does where nothing is kept."""
         try:
-            san = self._ask(record.id)
+            san = self._ask(record)
         except BaremetalError:
             with self._lock:
                 kept = self._kept.get(record.id)

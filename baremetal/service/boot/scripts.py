@@ -12,6 +12,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
+from msgspec.structs import replace as replace_fields
+
 from baremetal import telemetry
 from baremetal.errors import BaremetalError, Unavailable, Unknown
 from baremetal.failpoints import failpoints
@@ -217,6 +219,7 @@ class Scripts(Part):
             return served.text
         if boots_volume(decision.server):
             # its run ended while it asked: from now on it hears of its volume and of nothing else (promises I7)
+            record = replace_fields(record, life=decision.server)
             return self._volume_script(record, choose_answer(decision.server).reason, look.machine)
         telemetry.BOOT_ANSWERS.labels(str(look.machine.loader), "local").inc()
         return local_script(record, decision.note, look.machine.loader)

@@ -19,6 +19,7 @@ from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Asked
 from baremetal.lifecycle.model import (
+    MAIN,
     BootDevice,
     BootTarget,
     Budgets,
@@ -46,6 +47,7 @@ from baremetal.service.servers.hardware import Hardware
 from baremetal.service.servers.inventory import for_templates
 from baremetal.service.servers.manner import manner_of
 from baremetal.service.storage.volumes import Volumes
+from baremetal.storage.names import check_system
 from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 
@@ -61,6 +63,7 @@ class Order:
     vars: Mapping[str, Any] = field(default_factory=dict)
     boot_target: str | None = None
     method: str | None = None
+    system: str | None = None
     force: bool = False
     wipe: bool = False
 
@@ -196,7 +199,7 @@ class Deploys:
             return recipe
         assert self._volumes is not None
         assert asked.method is not None
-        plan = self._volumes.plan(record, offer, asked.method, recipe.variables)
+        plan = self._volumes.plan(record, offer, asked.method, recipe.variables, asked.system)
         return replace(recipe, volume=plan.as_dict())
 
     def _foreseen(self, record: ServerRecord, recipe: Recipe) -> San | None:
@@ -412,6 +415,7 @@ def _asked(record: ServerRecord, order: Order, verb: Verb, by: str, offer: Offer
         force=order.force,
         method=Method(method),
         target=BootTarget(target),
+        system=_system(record, order, BootTarget(target)),
         proof=offer.proof,
         reboots=offer.reboots,
         asks_go=offer.profile.asks_go,
@@ -419,6 +423,20 @@ def _asked(record: ServerRecord, order: Order, verb: Verb, by: str, offer: Offer
         budgets=offer.budgets,
         limits=offer.limits,
     )
+
+
+def _system(record: ServerRecord, order: Order, target: BootTarget) -> str:
+    """Say which of the server's systems is meant: the one that it boots, if nobody says."""
+    if target is not BootTarget.ISCSI:
+        if order.system not in (None, MAIN):
+            raise Invalid(
+                "a server has several systems only on volumes",
+                variable="system",
+                fix="say --boot-target iscsi",
+            )
+        return MAIN
+    booted = next((name for name, run in record.life.systems if run == record.life.deployed), MAIN)
+    return check_system(order.system) if order.system is not None else booted
 
 
 def _raise_refusal(record: ServerRecord, decision: Decision) -> None:

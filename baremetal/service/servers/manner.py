@@ -14,17 +14,21 @@ from baremetal.netboot.scripts import LocalBoot, LocalBootMethod
 from baremetal.service.servers.enrolment import quirk
 from baremetal.store.records import ServerRecord
 
+AS_USUAL = "Boot as usual"
+
 
 def local_script(record: ServerRecord | None, reason: str, loader: Loader = Loader.IPXE) -> str:
     """Give the script that leaves a machine to its own disk, in the way that its server wants it."""
-    return local_text(manner_of(record, loader), reason, _local_menu(record))
+    return local_text(manner_of(record, loader), reason, _menu(record, AS_USUAL))
 
 
 def volume_script(
     record: ServerRecord, san: San, reason: str, base: str, loader: Loader = Loader.IPXE
 ) -> str:
     """Give the script that sends a diskless machine to its volume."""
-    return san_text(manner_of(record, loader), san, reason, base, _local_menu(record))
+    others = tuple(other.system for other in san.others)
+    booted = f"Boot {san.system}" if others else AS_USUAL
+    return san_text(manner_of(record, loader), san, reason, base, _menu(record, booted, others))
 
 
 def manner_of(record: ServerRecord | None, loader: Loader, nic: str = "") -> Manner:
@@ -37,10 +41,10 @@ def manner_of(record: ServerRecord | None, loader: Loader, nic: str = "") -> Man
     return Manner(loader, local, quirk(facts, "grub"), quirk(facts, "grub_media"), nic)
 
 
-def _local_menu(record: ServerRecord | None) -> Menu | None:
+def _menu(record: ServerRecord | None, answer: str, systems: tuple[str, ...] = ()) -> Menu | None:
     if record is None:
         return None
     try:
-        return menu_for(record.facts.vars, record.life.name, "Boot as usual")
+        return menu_for(record.facts.vars, record.life.name, answer, systems)
     except Invalid:
         return None

@@ -18,7 +18,7 @@ from baremetal.engine.engine import Begin, Engine
 from baremetal.errors import BaremetalError, Conflict, Invalid, Refused, Unknown
 from baremetal.failpoints import failpoints
 from baremetal.lifecycle.decision import Outcome
-from baremetal.lifecycle.events import Asked, MaintenanceChanged
+from baremetal.lifecycle.events import Asked, MaintenanceChanged, SystemChosen
 from baremetal.lifecycle.model import BootTarget, Budgets, Limits, ProvisionState, Server, Verb
 from baremetal.netboot.variables import normal_mac
 from baremetal.service import views
@@ -226,6 +226,15 @@ class Servers:
         if account is not None:
             self._thaw(BmcUrl.parse(facts.bmc))
             self._engine.nudge(record.id)
+        return self._view(record.id)
+
+    def choose(self, name: str, system: str, by: str) -> dict[str, Any]:
+        """Have a diskless server boot another of its systems from now on; what runs goes on running. Raises Refused."""
+        record = self._store.server(name)
+        decision = self._engine.submit(record.id, SystemChosen(system, by=by))
+        if decision.outcome is Outcome.REFUSED:
+            raise Refused(decision.note, server=record.life.name, allowed=tuple(views.allowed(record)))
+        self._changed(record.id)
         return self._view(record.id)
 
     def maintenance(self, name: str, on: bool, by: str) -> dict[str, Any]:

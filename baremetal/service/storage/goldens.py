@@ -20,8 +20,9 @@ from typing import Any
 
 from baremetal.errors import BaremetalError, Conflict, Invalid, Refused, Unknown
 from baremetal.lifecycle.model import BootTarget, PowerState
+from baremetal.service.storage.doors import system_volume
 from baremetal.service.storage.hosts import Hosts
-from baremetal.service.storage.volumes import golden_name, system_volume, tag_of
+from baremetal.service.storage.volumes import golden_name, tag_of
 from baremetal.storage.base import Kept
 from baremetal.storage.host import StorageHost
 from baremetal.storage.names import check_volume_name

@@ -8,36 +8,29 @@ which a server's target is served. Deliberately unknown: when a volume is wanted
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from dataclasses import replace as replace_door
 from datetime import datetime
-from functools import partial
 from itertools import groupby
 from typing import Any
 
-from msgspec.structs import replace
-
-from baremetal.errors import Conflict, Invalid, Refused, StorageError, StorageErrorKind, Superseded
-from baremetal.lifecycle.model import BootTarget, Method, PowerState, Run
-from baremetal.lifecycle.windows import boots_volume
+from baremetal.errors import Invalid, StorageError, StorageErrorKind
+from baremetal.lifecycle.model import MAIN, Method, Run
+from baremetal.lifecycle.moves import kept_volumes
 from baremetal.netboot.profile import Family
 from baremetal.netboot.san import San
 from baremetal.service.profiles import Offer
 from baremetal.service.recipe import Kitchen, Recipe
+from baremetal.service.storage.doors import VolumeDoors, names_of, open_door, volume_of
 from baremetal.service.storage.hosts import Hosts
-from baremetal.storage.base import Chap, Tag
-from baremetal.storage.by_hand import steps
-from baremetal.storage.chap import mint
-from baremetal.storage.host import Door, Permit, Wanted
-from baremetal.storage.names import name_values, san_uri, volume_name
+from baremetal.storage.base import Tag
+from baremetal.storage.host import Permit, Wanted
+from baremetal.storage.names import volume_name
 from baremetal.storage.seed import make_seed
-from baremetal.storage.settings import StorageSettings
 from baremetal.storage.sizes import read_size
-from baremetal.store.records import DoorRecord, Facts, ServerRecord, VolumeRecord
+from baremetal.store.records import ServerRecord, VolumeRecord
 from baremetal.store.store import Store
 
-SYSTEM = "main"
 _ONTO_VOLUMES = (Family.KICKSTART, Family.PRESEED, Family.AUTOYAST)
 
 
@@ -68,6 +61,7 @@ class Volumes:
         store: Store,
         hosts: Hosts,
         kitchen: Kitchen,
+        doors: VolumeDoors,
         *,
         base_for: Callable[[str], str],
         now: Callable[[], datetime],
@@ -75,25 +69,24 @@ class Volumes:
         self._store = store
         self._hosts = hosts
         self._kitchen = kitchen
+        self._doors = doors
         self._base_for = base_for
         self._now = now
 
     # -- before a run --
 
     def plan(
-        self, record: ServerRecord, offer: Offer, method: Method, variables: Mapping[str, Any]
+        self,
+        record: ServerRecord,
+        offer: Offer,
+        method: Method,
+        variables: Mapping[str, Any],
+        system: str = MAIN,
     ) -> VolumePlan:
-        """Decide which volume a run would make, of what. Raises Invalid, Unknown."""
+        """Decide which volume a run would make for a system, of what. Raises Invalid, Unknown, Conflict."""
         said = self._hosts.settings(str(variables.get("storage") or offer.storage))
-        names = (*self._door_names(record, said, variables), said.lun)
-        owner = self._store.door_owner(said.name, names[0])
-        if owner not in (None, record.id):
-            raise Conflict(
-                f"the target {names[0]} on {said.name} is another server's already",
-                code="BM805",
-                server=record.name,
-                fix="delete what that server has left (`baremetal volume list`), or name targets otherwise",
-            )
+        names = (*self._doors.names(record, said, variables, system), said.lun)
+        self._doors.refuse_shared(record, said, names[0], system)
         asked = str(variables.get("volume_size") or offer.volume_size)
         size = read_size(asked) if asked else 0
         if method is not Method.CLONE:
@@ -148,8 +141,7 @@ class Volumes:
             return None
         plan = VolumePlan(**recipe.volume)
         said = self._hosts.settings(plan.storage)
-        uri = san_uri(said.portal, plan.lun, plan.target)
-        return San(uri, plan.initiator, *(self._secrets(record, said) or ("", "", "", ""))).masked()
+        return self._doors.new(record, said, plan.target, plan.initiator).masked()
 
     # -- owed by a run --
 
@@ -185,27 +177,30 @@ class Volumes:
         """Have the server's target show this run's volume. Idempotent. Raises StorageError, Conflict."""
         plan = VolumePlan(**self._kitchen.recipe(self._store, record.id, run.number).volume)
         said = self._hosts.settings(plan.storage)
-        volume = self._volume_of(record.id, run.number)
+        volume = volume_of(self._store, record.id, run.number)
         permit()
-        door = self._door_of_run(record, plan, said, volume)
+        door = self._doors.of_run(record, (said.name, plan.target, plan.initiator), volume)
         self._store.save_door(door)
         if said.makes:
             host = self._hosts.host(plan.storage)
-            known = self._names(record, plan.storage)
-            host.serve(volume.name, bool(volume.origin), _door(door), known, permit)
+            known = names_of(self._store, record.id, plan.storage)
+            host.serve(volume.name, bool(volume.origin), open_door(door), known, permit)
         return f"as {door.target} to {door.initiator}"
 
     def remove(self, record: ServerRecord, run: Run, permit: Permit, *, earlier: bool) -> str:
-        """Have no volume of this server stand, or none but this run's; targets likewise. Idempotent.
+        """Have no volume of this server stand, or none but those that outlast this run; targets likewise. Idempotent.
 
         Raises StorageError.
         """
-        stays = run.number if earlier and run.target is BootTarget.ISCSI else None
+        stay = kept_volumes(record.life) if earlier else frozenset()
         all_of_it = [one for one in self._store.volumes(server_id=record.id) if one.role == "system"]
-        going = [one for one in all_of_it if one.run != stays]
+        going = [one for one in all_of_it if one.run not in stay]
         doors = self._store.doors(record.id)
+        if stay:  # a target of which somebody was told, and which no run has used yet, is nobody's past
+            used = {one.id for one in all_of_it if one.run in stay} | {""}
+            doors = [door for door in doors if door.volume_id not in used]
         permit()
-        for door in doors[1:] if stays is not None else doors:
+        for door in doors:
             if self._hosts.settings(door.storage).makes:
                 known = [one.name for one in all_of_it if one.storage == door.storage]
                 self._hosts.host(door.storage).withdraw(door.target, known, permit)
@@ -215,166 +210,10 @@ class Volumes:
             if self._hosts.settings(storage).makes:
                 self._hosts.host(storage).drop([(one.name, tag_of(one)) for one in volumes], permit)
             self._forget(volumes)
-        return "gone" if stays is None else f"only {volume_name(record.name, record.id, stays)} is left"
-
-    # -- a server's own change --
-
-    def follow(self, record: ServerRecord, facts: Facts) -> bool:
-        """Serve an active server's volume by the names that new facts of it make; return whether they are others.
-
-        The new names are written down before they are served, and the old ones until they are withdrawn. Raises Refused
-        while the server is not off, for its system lives on a session by the old names; StorageError, Conflict.
-        """
-        door = self._store.door(record.id)
-        if door is None or record.life.run is not None or not boots_volume(record.life):
-            return False
-        if not self._hosts.settings(door.storage).makes:
-            return False
-        said, host = self._hosts.settings(door.storage), self._hosts.host(door.storage)
-        variables = self._kitchen.recipe(self._store, record.id, record.life.deployed).variables
-        target, initiator = self._door_names(replace(record, facts=facts), said, variables)
-        if (target, initiator) == (door.target, door.initiator):
-            return False
-        if record.power_state is not PowerState.OFF:
-            raise Refused(
-                "the names of its volume change with this, and its system lives on the old ones",
-                server=record.name,
-                seen=f"power {record.power_state}",
-                fix=f"power it off first: baremetal power soft-off {record.name}",
-            )
-        volume = self._volume_of(record.id, record.life.deployed)
-        new = replace_door(door, target=target, initiator=initiator, at=self._now())
-        self._store.save_door(new)
-        host.serve(volume.name, bool(volume.origin), _door(new), self._names(record, door.storage))
-        if target != door.target:
-            host.withdraw(door.target, self._names(record, door.storage))
-            self._store.drop_door(door)
-        return True
-
-    # -- by hand --
-
-    def steps(self, storage: str, server_name: str, size: str) -> list[str]:
-        """Say what has to be done by hand on an array for one server; its secret is made now, if it has none.
-
-        Raises Unknown, Invalid; Refused for a storage host on which nothing is done by hand.
-        """
-        record, said = self._store.server(server_name), self._hosts.settings(storage)
-        if said.makes:
-            raise Refused(
-                f"on {said.name} nothing is done by hand: a deploy makes its volume", server=record.name
-            )
-        target, initiator = self._door_names(record, said, record.facts.vars)
-        door = self._store.door(record.id)
-        if door is None or (door.storage, door.target, door.initiator) != (said.name, target, initiator):
-            if door is not None and (record.life.run is not None or boots_volume(record.life)):
-                raise Refused(
-                    f"it boots from {door.storage} by other names", server=record.name, fix="release it first"
-                )
-            secrets = self._secrets(record, said)
-            door = DoorRecord(record.id, said.name, target, initiator, "", secrets, self._now())
-            self._store.save_door(door)
-        return steps(said, _door(door), read_size(size) if size else 0)
-
-    def restore(self, storage: str, by: str) -> dict[str, Any]:
-        """Serve every volume again that a storage host has ceased to serve: tgt forgets all when it restarts (S4-11).
-
-        Returns the servers that are `served` again, and those that `failed` with what stood in the way: one server's
-        trouble is its own. Changes no volume. Raises Unknown, StorageError where nothing can be asked at all.
-        """
-        host = self._hosts.host(self._hosts.settings(storage).name)
-        there = host.portal.targets()
-        served, failed = [], {}
-        for record, door, volume in self._doors(host.name):
-            wanted = host.target(volume.name, bool(volume.origin), _door(door))
-            if host.portal.agrees(there.get(door.target), wanted):
-                continue
-            try:
-                known = self._names(record, host.name)
-                host.serve(volume.name, bool(volume.origin), _door(door), known, partial(self._still, door))
-            except (StorageError, Superseded) as error:
-                failed[record.name] = str(error)
-                continue
-            self._store.note_volume(volume, f"{volume.name} served again", self._now(), by)
-            served.append(record.name)
-        return {"served": served, "failed": failed}
-
-    def _still(self, door: DoorRecord) -> None:
-        """Raise Superseded where a run has begun on the server meanwhile, or its target is another now."""
-        record = self._store.find_server(door.server_id)
-        if record is None or record.life.run is not None or self._store.door(door.server_id) != door:
-            raise Superseded("the server has moved on meanwhile")
-
-    def missing(self, storage: str) -> list[str]:
-        """Name the servers whose volume a storage host does not serve as it should. Reads only. Raises StorageError."""
-        host = self._hosts.host(storage)
-        there = host.portal.targets()
-        lost = []
-        for record, door, volume in self._doors(storage):
-            wanted = host.target(volume.name, bool(volume.origin), _door(door))
-            if not host.portal.agrees(there.get(door.target), wanted):
-                lost.append(record.name)
-        return lost
-
-    def _doors(self, storage: str) -> Iterator[tuple[ServerRecord, DoorRecord, VolumeRecord]]:
-        """Give each server with the target and the whole volume that it has on a storage host."""
-        for volume in self._store.volumes():
-            if volume.storage != storage or not volume.server_id or not volume.ready:
-                continue
-            door, record = self._store.door(volume.server_id), self._store.find_server(volume.server_id)
-            if door is not None and record is not None and door.volume_id == volume.id:
-                yield record, door, volume
-
-    # -- at boot --
-
-    def san(self, server_id: str) -> San | None:
-        """Say how a server finds its volume, None where it has none. Raises Unavailable, Unknown."""
-        door = self._store.door(server_id)
-        if door is None:
-            return None
-        said = self._hosts.settings(door.storage)
-        uri = san_uri(said.portal, said.lun, door.target)
-        return San(uri, door.initiator, *(door.secrets or ("", "", "", "")))
+        left = ", ".join(volume_name(record.name, record.id, number) for number in sorted(stay))
+        return f"only {left} left" if stay else "gone"
 
     # -- inside --
-
-    def _door_of_run(
-        self, record: ServerRecord, plan: VolumePlan, said: StorageSettings, volume: VolumeRecord
-    ) -> DoorRecord:
-        """Return by which names and secret a run's volume is served: what was told to an array holds for every run."""
-        old = self._store.door(record.id)
-        names = (said.name, plan.target, plan.initiator)
-        same = old is not None and (old.storage, old.target, old.initiator) == names
-        keeps = same and (not said.makes or (old is not None and old.volume_id == volume.id))
-        secrets = old.secrets if old is not None and keeps else self._secrets(record, said)
-        at = old.at if old is not None and same and old.volume_id == volume.id else self._now()
-        return DoorRecord(record.id, *names, volume.id, secrets, at)
-
-    def _volume_of(self, server_id: str, run: int) -> VolumeRecord:
-        found = system_volume(self._store, server_id, run)
-        if found is None:
-            raise StorageError(
-                f"the volume of run {run} is not known any more",
-                StorageErrorKind.MISSING,
-                fix="deploy it again",
-            )
-        return found
-
-    def _secrets(self, record: ServerRecord, said: StorageSettings) -> tuple[str, ...]:
-        if not said.chap:
-            return ()
-        chap = mint(record.name, mutual=said.mutual_chap)
-        return chap.user, chap.password, chap.mutual_user, chap.mutual_password
-
-    def _names(self, record: ServerRecord, storage: str) -> list[str]:
-        return [one.name for one in self._store.volumes(server_id=record.id) if one.storage == storage]
-
-    def _door_names(
-        self, record: ServerRecord, said: StorageSettings, variables: Mapping[str, Any]
-    ) -> tuple[str, str]:
-        """Name a server's target and initiator. Raises Invalid."""
-        hostname = str(variables.get("hostname") or record.name)
-        values = name_values(record.name, hostname, record.facts.macs[0], SYSTEM)
-        return said.naming.target_iqn(values), said.naming.initiator_iqn(values)
 
     def _origin(self, plan: VolumePlan) -> str | None:
         if not plan.golden:
@@ -398,16 +237,6 @@ class Volumes:
     def _forget(self, volumes: list[VolumeRecord]) -> None:
         for one in volumes:
             self._store.volume_gone(one.id)
-
-
-def _door(door: DoorRecord) -> Door:
-    return Door(door.target, door.initiator, Chap(*door.secrets) if door.secrets else None)
-
-
-def system_volume(store: Store, server_id: str, run: int) -> VolumeRecord | None:
-    """Return the volume that a run has made for its server's system."""
-    known = store.volumes(server_id=server_id)
-    return next((one for one in known if one.run == run and one.role == "system"), None)
 
 
 def golden_name(name: str) -> str:

@@ -117,6 +117,7 @@ def test_a_machine_is_sent_to_its_volume_once_there_is_a_system_on_it() -> None:
     clone = {"on", "script", "first boot", "proof", "tidy"}
     onto = {"flip", "first boot", "proof", "tidy"}
     assert sent == {
+        "active",
         *(f"{verb} by clone/{step}" for verb in ("deploy", "rebuild") for step in clone),
         *(f"{verb} to iscsi/{step}" for verb in ("deploy", "rebuild") for step in onto),
     }

@@ -51,7 +51,7 @@ def app() -> FastAPI:
         tokens=cast(Tokens, TwoTokens()),
         storage=nothing,
         goldens=nothing,
-        volumes=nothing,
+        volume_doors=nothing,
         bmc=nothing,
     )
     return control_app(services, "0")
