@@ -197,7 +197,7 @@ def _assemble(
         stagger_s=config.deploy.power_on_stagger_s,
         tell=timeline.wake,
     )
-    power = Power(store, engine, now=now)
+    power = Power(store, engine, ask=login.ask, now=now)
     services = Services(
         servers=servers,
         deploys=Deploys(
@@ -349,10 +349,14 @@ class _Login:
     user: str = "root"
 
     def __call__(self, address: str, port: int, host_keys: Any, deadline_s: float) -> str:
+        return self.ask(address, port, host_keys, deadline_s, "true")
+
+    def ask(self, address: str, port: int, host_keys: Any, deadline_s: float, what: str) -> str:
+        """Ask the forced command for something, and return what it says."""
         # paramiko takes long to import, and most processes never log in anywhere
         from baremetal.drivers.ssh import check_login
 
-        return check_login(address, port, self.user, self.private, host_keys, deadline_s)
+        return check_login(address, port, self.user, self.private, host_keys, deadline_s, what)
 
 
 def _remote(private: str) -> OpenShell:

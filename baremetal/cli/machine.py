@@ -42,6 +42,12 @@ def power(
         ),
     ],
     names: Names,
+    ssh: Annotated[
+        bool,
+        typer.Option(
+            "--ssh", help="soft-off and reset: ask the deployed system itself, which ends in order."
+        ),
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Switch servers by their BMCs and read back, or ask how they are."""
@@ -52,7 +58,7 @@ def power(
         def one(name: str) -> Any:
             if word is PowerWord.STATUS:
                 return client.get(server_path(name, "power"))
-            return client.put(server_path(name, "power"), {"target": str(word)})
+            return client.put(server_path(name, "power"), {"target": str(word), "by_ssh": ssh})
 
         answers = _each(client, names, one)
     if not emit(answers, output):

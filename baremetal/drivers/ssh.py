@@ -1,7 +1,7 @@
 """SSH to what was deployed: the proof that the machine which answers runs what we installed.
 
 Owns one login: pinned host keys only (`RejectPolicy`), our key only, one total deadline, a capped answer. The key is
-bound to a forced command on the machine, so what is asked to run does not matter and what comes back is that
+bound to a forced command on the machine (`netboot/context.py`): nothing else can be run, and what comes back is that
 command's output. Deliberately unknown: what the output should say, when to try again, and for how long.
 """
 
@@ -37,9 +37,11 @@ def check_login(
     private_key: str,
     host_keys: Sequence[str],
     deadline_s: float,
+    asked: str = _ASKED,
 ) -> str:
     """Log in once and return what the forced command printed, at most `ANSWER_CAP` bytes of it.
 
+    `asked`: what the forced command may look at: `poweroff` or `reboot`, which it prints and does.
     `host_keys` are public key lines; a machine that shows none of them is refused before our key is offered.
     Takes at most `deadline_s` in all. Raises LoginError: transient where nothing answered properly (UNREACHABLE) or
     another machine did (WRONG_HOST_KEY: an address that was reported may be somebody else's by now, and the lease may
@@ -64,7 +66,7 @@ def check_login(
     watchdog.daemon = True
     watchdog.start()
     try:
-        return _converse(client, sock, place, address, port, user, key, deadline)
+        return _converse(client, sock, place, address, port, user, key, deadline, asked)
     except LoginError:
         if expired.is_set():
             raise _too_late(place, deadline_s) from None
@@ -89,6 +91,7 @@ def _converse(
     user: str,
     key: paramiko.PKey,
     deadline: float,
+    asked: str,
 ) -> str:
     left = _left(deadline)
     try:
@@ -126,7 +129,7 @@ def _converse(
     try:
         channel = transport.open_session(timeout=_left(deadline))
         channel.settimeout(_left(deadline))
-        channel.exec_command(_ASKED)
+        channel.exec_command(asked)
     except ChannelException as error:
         raise LoginError(
             f"{place} let us in and would not run a command",

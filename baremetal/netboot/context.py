@@ -113,6 +113,7 @@ class Context:
             },
             "urls": addresses,
             "proof_key": self.proof_key,
+            "proof_command": PROOF_COMMAND,
             "first_boot": self.first_boot,
             "inventory": {**_UNSEEN, **self.inventory},
             "san": self.san.as_dict() if self.san is not None else None,
@@ -122,6 +123,12 @@ class Context:
         return values
 
 
+# What the key of the proof may do on a deployed system, and all that it may: say which run made it, and shut down or
+# restart in order (S4-17). sshd and dropbear hand it to root's shell; it stands in `"`, so there is none in it.
+PROOF_COMMAND = (
+    "case $SSH_ORIGINAL_COMMAND in poweroff|reboot) echo $SSH_ORIGINAL_COMMAND; "
+    "{ sleep 1; $SSH_ORIGINAL_COMMAND; } >/dev/null 2>&1 & ;; *) cat /etc/baremetal/run; esac"
+)
 RESERVED = frozenset(
     (
         "server",
@@ -130,6 +137,7 @@ RESERVED = frozenset(
         "profile",
         "urls",
         "proof_key",
+        "proof_command",
         "first_boot",
         "kernel_line",
         "cmdline",

@@ -213,7 +213,8 @@ def _add_machine(app: FastAPI, services: Services) -> None:
     @allows(Role.OPERATOR)
     async def set_power(name: str, body: shapes.Power, request: Request) -> dict[str, Any]:
         """Switch, and read back."""
-        return await _aside(services, lambda: power.switch(name, body.target, who(request).name))
+        switch = power.end_system if body.by_ssh else power.switch
+        return await _aside(services, lambda: switch(name, body.target, who(request).name))
 
     @app.get("/v1/servers/{name}/boot-device", response_model=shapes.BootDeviceShape)
     @allows(Role.VIEWER)

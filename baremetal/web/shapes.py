@@ -105,9 +105,10 @@ class Maintenance(Asking):
 
 
 class Power(Asking):
-    """`on`, `off`, `soft-off` or `reset`."""
+    """`on`, `off`, `soft-off` or `reset`; the last two `by_ssh` are done by the system itself, in order."""
 
     target: Text
+    by_ssh: bool = False
 
 
 class BootDeviceChoice(Asking):

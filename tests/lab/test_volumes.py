@@ -157,6 +157,35 @@ def test_a_reset_brings_golden_back_and_the_old_volume_goes_once_that_is_proven(
     assert f"{BASE}:{server.name}.main" in hall.targets()
 
 
+def test_switched_between_two_systems_through_the_api(hall: Hall) -> None:
+    """S0-8, S4-5, S4-17: chosen by one request, shut down in order by SSH, switched on: the other system comes up."""
+    server = hall.bios
+    if hall.lab.show(server)["provision_state"] != "active":
+        hall.clone(server)
+    path, runs = server_path(server.name), {"main": hall.lab.show(server)["deployed_run"]}
+    sh(server, "echo this is main >/root/mine; sync")
+    keys = {"ssh_authorized_keys": PAIR.public}
+    hall.lab.ask(server, "rebuild", profile="tiny-clone", system="other", vars=keys)
+    ended = hall.lab.wait_for_end(server)
+    assert ended["provision_state"] == "active", ended["last_error"]
+    runs["other"] = ended["deployed_run"]
+    assert {one["name"]: one["run"] for one in ended["systems"]} == runs
+    assert sh(server, "ls /root/mine 2>/dev/null") == "", "a system of its own"
+    for name in ("main", "other"):
+        hall.lab.api.patch(path, {"boot": name})
+        hall.lab.api.put(f"{path}/power", {"target": "soft-off", "by_ssh": True})
+        hall.lab.wait_for_power(server, "off", STEP_S)
+        hall.lab.api.put(f"{path}/power", {"target": "on"})
+        assert sh(server, "cat /etc/baremetal/run").strip().endswith(f"/{runs[name]}"), name
+        assert ("this is main" in sh(server, "cat /root/mine 2>/dev/null")) is (name == "main")
+    hall.lab.api.patch(path, {"boot": "main"})
+    hall.lab.api.put(f"{path}/power", {"target": "reset", "by_ssh": True})
+    until = time.monotonic() + STEP_S
+    while not sh(server, "cat /etc/baremetal/run").strip().endswith(f"/{runs['main']}"):
+        assert time.monotonic() < until, "restarted by SSH, it boots what was chosen"
+        time.sleep(1.0)
+
+
 def test_a_golden_image_in_use_stays(hall: Hall) -> None:
     if not [name for name in hall.names() if name.startswith("bm-")]:
         hall.clone(hall.bios)

@@ -7,7 +7,7 @@ packet is sent; the read-back is what is answered.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from typing import Any
@@ -15,15 +15,19 @@ from typing import Any
 from baremetal.drivers.base import BmcDriver, BootFlags, PowerTarget
 from baremetal.engine.engine import Engine
 from baremetal.engine.perform import Quirks, flags_agree, flags_in_words
-from baremetal.errors import BmcError, BmcErrorKind, Invalid, Refused, Superseded
+from baremetal.errors import BmcError, BmcErrorKind, Invalid, LoginError, Refused, Superseded
 from baremetal.lifecycle.actions import EnsureBootDevice
-from baremetal.lifecycle.model import BootDevice, BootMode, PowerState
+from baremetal.lifecycle.model import BootDevice, BootMode, PowerState, ProvisionState
 from baremetal.service import views
-from baremetal.service.servers.servers import find
-from baremetal.store.records import ServerRecord
+from baremetal.service.servers.servers import find, ssh_places
+from baremetal.store.records import RunRecord, ServerRecord
 from baremetal.store.store import Store
 
 VERIFY_S = 8.0
+SSH_S = 20.0
+AskSystem = Callable[[str, int, Sequence[str], float, str], str]
+"""Asks the system at an address and port, which shows one of these host keys, within seconds, for something."""
+_BY_SSH = {"soft-off": "poweroff", "reset": "reboot"}
 _WANTED = {PowerTarget.ON: PowerState.ON, PowerTarget.OFF: PowerState.OFF, PowerTarget.RESET: PowerState.ON}
 
 
@@ -35,11 +39,13 @@ class Power:
         store: Store,
         engine: Engine,
         *,
+        ask: AskSystem,
         now: Callable[[], datetime],
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store = store
         self._engine = engine
+        self._ask = ask
         self._now = now
         self._sleep = sleep
 
@@ -77,6 +83,47 @@ class Power:
                 seen=f"power {power}",
             )
         return {"name": record.life.name, "power_state": str(power)}
+
+    def end_system(self, name: str, target: str, by: str) -> dict[str, Any]:
+        """Have the deployed system shut down or restart by itself, in order: it is asked by SSH (S4-17).
+
+        Answers once it has said that it will. Raises Refused, LoginError.
+        """
+        if target not in _BY_SSH:
+            raise Invalid(
+                f"no power target {target[:32]!r} by SSH", variable="target", fix=f"use {', '.join(_BY_SSH)}"
+            )
+        record = find(self._store, name)
+        life, what = record.life, f"power {target} by SSH"
+        self._check_free(record, what)
+        run = self._store.run(record.id, life.deployed) if life.deployed else None
+        if life.state is not ProvisionState.ACTIVE or run is None or not run.ssh_host_keys:
+            raise Refused(
+                f"{what}: nothing that was deployed here runs on {life.name}", fix=f"power {target}"
+            )
+        self._audit(record, what, by)
+        if self._answer(record, run, _BY_SSH[target]) == _BY_SSH[target]:
+            return {"name": life.name, "power_state": str(record.power_state)}
+        raise Refused(
+            f"{what}: its system does not do that",
+            server=life.name,
+            seen="it was deployed before it could, or by a template of your own without `proof_command`",
+            fix=f"leave --ssh out: baremetal power {target} {life.name}",
+        )
+
+    def _answer(self, record: ServerRecord, run: RunRecord, what: str) -> str:
+        """Ask the deployed system at the first of its addresses that answers. Raises LoginError, Refused."""
+        silent: LoginError | None = None
+        for address, port in ssh_places(record.facts.vars, record.facts.ip, run.addresses):
+            try:
+                return self._ask(address, port, run.ssh_host_keys, SSH_S, what).strip()
+            except LoginError as error:
+                silent = error
+        if silent is not None:
+            raise silent
+        raise Refused(
+            f"{record.name}: no address is known", fix=f"baremetal set {record.name} --ip ADDRESS/PREFIX"
+        )
 
     def boot_device(self, name: str) -> dict[str, Any]:
         """Read the boot override as the BMC stores it. Raises BmcError."""

@@ -303,7 +303,7 @@ bm_settle() {
     echo 0123456789abcdef0123456789abcdef/1 >"$BM_ROOT/etc/baremetal/run" || return 1
     chmod 644 "$BM_ROOT/etc/baremetal/run"
     cat >>"$BM_ROOT/root/.ssh/authorized_keys" <<'BM_EOF' || return 1
-command="cat /etc/baremetal/run",no-agent-forwarding,no-port-forwarding,no-pty,no-X11-forwarding ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFSAMPLE0000000000000000000000000000000000000 sample
+command="case $SSH_ORIGINAL_COMMAND in poweroff|reboot) echo $SSH_ORIGINAL_COMMAND; { sleep 1; $SSH_ORIGINAL_COMMAND; } >/dev/null 2>&1 & ;; *) cat /etc/baremetal/run; esac",no-agent-forwarding,no-port-forwarding,no-pty,no-X11-forwarding ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFSAMPLE0000000000000000000000000000000000000 sample
 BM_EOF
     chmod 600 "$BM_ROOT/root/.ssh/authorized_keys"
     chroot "$BM_ROOT" ssh-keygen -A >/dev/null 2>&1
