@@ -21,7 +21,8 @@ from tests.integration.conftest import Service, running
 from tests.iscsi import SUCCESS, knock
 
 BASE = "iqn.2026-01.org.example"
-HOST_KEY = generate_keypair("host").public
+HOST = generate_keypair("host")
+HOST_KEY = HOST.public
 MIB = 1 << 20
 PROFILE = """
 [profile.clone]

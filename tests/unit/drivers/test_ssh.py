@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import paramiko
 import pytest
@@ -17,107 +14,11 @@ from baremetal.drivers.ssh import ANSWER_CAP, check_login
 from baremetal.engine.perform import LoginTarget, Performer
 from baremetal.errors import LoginError
 from baremetal.ssh import LOGIN_REFUSED, UNREACHABLE, WRONG_HOST_KEY
+from tests.sshd import HOST, OWN, ForcedCommand, listening, private, sshd
 
 pytestmark = pytest.mark.slow  # real sockets, and deadlines that are waited out
 
-OWN = generate_keypair()
-HOST = generate_keypair("host")
 OTHER = generate_keypair("other")
-
-
-def private(pair_private: str) -> paramiko.PKey:
-    return paramiko.Ed25519Key.from_private_key(io.StringIO(pair_private))
-
-
-class ForcedCommand(paramiko.ServerInterface):
-    """An sshd whose only key is bound to a forced command: whatever is asked, it prints the run."""
-
-    def __init__(self, prints: bytes, status: int | None, key: str = OWN.private) -> None:
-        self.prints = prints
-        self.status = status
-        self.key = private(key)
-        self.offered: list[str] = []
-
-    def get_allowed_auths(self, username: str) -> str:
-        return "publickey"
-
-    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
-        self.offered.append(key.fingerprint)
-        good = username == "root" and key == self.key
-        return paramiko.common.AUTH_SUCCESSFUL if good else paramiko.common.AUTH_FAILED
-
-    def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.common.OPEN_SUCCEEDED
-
-    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        # a little later: paramiko's server sends the "yes" to this request only after it returns
-        later = threading.Timer(0.05, self.run, args=(channel,))
-        later.daemon = True
-        later.start()
-        return True
-
-    def run(self, channel: paramiko.Channel) -> None:
-        try:
-            channel.sendall(self.prints)
-            if self.status is None:
-                return  # hang: say something and never finish
-            if self.status:
-                channel.sendall_stderr(b"cat: /etc/baremetal/run: No such file or directory\n")
-            channel.send_exit_status(self.status)
-            channel.close()
-        except (OSError, EOFError, paramiko.SSHException):
-            pass  # the client has heard enough
-
-
-@contextmanager
-def listening(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Serve each connection in a thread, on a free port."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    accepted: list[socket.socket] = []
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            accepted.append(connection)
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-    thread = threading.Thread(target=accept, daemon=True)
-    thread.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join(5)
-        for connection in accepted:
-            connection.close()
-
-
-@contextmanager
-def sshd(
-    prints: bytes = b"bm-1/7\n", status: int | None = 0, host: str = HOST.private, accepts: str = OWN.private
-) -> Iterator[tuple[int, ForcedCommand]]:
-    command = ForcedCommand(prints, status, accepts)
-    transports: list[paramiko.Transport] = []
-
-    def serve(connection: socket.socket) -> None:
-        transport = paramiko.Transport(connection)
-        transports.append(transport)
-        transport.add_server_key(private(host))
-        try:
-            transport.start_server(server=command)
-        except (paramiko.SSHException, EOFError, OSError):
-            pass  # the client turned away
-
-    with listening(serve) as port:
-        try:
-            yield port, command
-        finally:
-            for transport in transports:
-                transport.close()
 
 
 def login(port: int, deadline_s: float = 10, **more: object) -> str:
@@ -128,6 +29,14 @@ def login(port: int, deadline_s: float = 10, **more: object) -> str:
 def test_returns_what_the_forced_command_printed() -> None:
     with sshd() as (port, _):
         assert login(port) == "bm-1/7\n"
+
+
+def test_what_is_asked_reaches_the_forced_command_and_nothing_else_does() -> None:
+    """S4-17."""
+    with sshd(answers={"poweroff": b"poweroff\n"}) as (port, command):
+        assert login(port, asked="poweroff") == "poweroff\n"
+        assert login(port) == "bm-1/7\n"
+        assert command.asked == ["poweroff", "true"]
 
 
 def test_finds_the_right_one_among_the_reported_host_keys() -> None:
