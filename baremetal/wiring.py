@@ -425,6 +425,7 @@ def _offer(config: Config, name: str, profile: ProfileConfig) -> Offer:
         storage=profile.storage,
         golden=profile.golden,
         volume_size=profile.volume_size,
+        data_disks=profile.data_disks,
         proof=profile.proof,
         reboots=profile.reboots,
         budgets=budgets,

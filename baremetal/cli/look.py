@@ -82,6 +82,9 @@ def _print_plan(told: dict[str, Any], files: bool) -> None:
 def _print_volume(volume: dict[str, Any], paint: Paint) -> None:
     origin = f"a clone of {volume['image']}" if volume["golden"] else "empty"
     print(f"  volume      {paint(in_bytes(volume['size']), 'bold')} on {volume['storage']}, {origin}")
+    for disk in volume.get("data", ()):
+        origin = "a clone of its golden image" if disk["golden"] else "empty"
+        print(f"  data disk   {paint(in_bytes(disk['size']), 'bold')} {disk['name']}, {origin}")
     print(f"  served as   {volume['target']}, LUN {volume['lun']}, to {volume['initiator']} alone")
 
 

@@ -353,6 +353,7 @@ class ProfileConfig(_Section):
     storage: str = ""
     golden: str = ""
     volume_size: str = ""
+    data_disks: str = ""
     proof: Proof = Proof.SSH
     reboots: bool = False
     budgets: ProfileBudgetsConfig = ProfileBudgetsConfig()

@@ -40,8 +40,8 @@ _LINTED_KEPT = 64
 class Offer:
     """A profile with what the lifecycle needs to run it. `media` names a folder below the media directory.
 
-    `storage`, `golden` and `volume_size`: where its volumes are made, of which golden image, how large; "" where a
-    deploy says it, or there is but one.
+    `storage`, `golden`, `volume_size` and `data_disks`: where its volumes are made, of which golden image, how large,
+    and which data disks beside; "" where a deploy says it, or there is but one.
     """
 
     profile: Profile
@@ -53,6 +53,7 @@ class Offer:
     storage: str = ""
     golden: str = ""
     volume_size: str = ""
+    data_disks: str = ""
     proof: Proof = Proof.SSH
     reboots: bool = False
     budgets: Budgets = field(default_factory=Budgets)

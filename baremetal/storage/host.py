@@ -32,6 +32,15 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """What a target shows: a system's volume, its seed if it has one, and its data disks, by name."""
+
+    volume: str
+    seeded: bool = False
+    data: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Door:
     """The way in to a server's volumes: the target's name, who may pass, and with what."""
 
@@ -61,29 +70,26 @@ class StorageHost:
             with failpoints("volume.create"):
                 self._make(wanted, permit)
 
-    def serve(
-        self,
-        name: str,
-        seeded: bool,
-        door: Door,
-        known: Sequence[str],
-        permit: Permit = lambda: None,
-    ) -> bool:
-        """Have a volume that stands be served; return whether it was not so. Raises StorageError.
+    def serve(self, shown: Shown, door: Door, known: Sequence[str], permit: Permit = lambda: None) -> bool:
+        """Have volumes that stand be served; return whether it was not so. Raises StorageError.
 
         `known`: the names of the server's volumes, which its target may have shown before.
         """
-        target = self.target(name, seeded, door)
+        target = self.target(shown, door)
         with self.locked():
             permit()
-            return self.portal.serve(target, self._paths([*known, name]))
+            return self.portal.serve(target, self._paths([*known, shown.volume, *shown.data]))
 
-    def target(self, name: str, seeded: bool, door: Door) -> Target:
-        """Return the target that a volume is served by: the volume first, its seed after it, which is read only."""
+    def target(self, shown: Shown, door: Door) -> Target:
+        """Return the target that volumes are served by: the system's first, then the seed, read only, then data (S4-8).
+
+        Data disks keep their numbers whether there is a seed or not.
+        """
         first = self.portal.first_lun
-        luns = [Lun(first, self.keeper.path(name))]
-        if seeded:
-            luns.append(Lun(first + 1, self.keeper.seed_path(name), writable=False))
+        luns = [Lun(first, self.keeper.path(shown.volume))]
+        if shown.seeded:
+            luns.append(Lun(first + 1, self.keeper.seed_path(shown.volume), writable=False))
+        luns += [Lun(first + 2 + at, self.keeper.path(name)) for at, name in enumerate(shown.data)]
         return Target(door.target, (door.initiator,), tuple(luns), door.chap)
 
     def withdraw(self, target: str, known: Sequence[str], permit: Permit = lambda: None) -> bool:

@@ -115,10 +115,11 @@ def _fill(what: str, template: str, values: Mapping[str, str]) -> str:
     return text
 
 
-def volume_name(server: str, server_id: str, run: int) -> str:
-    """Name the volume of one run: readable, and different from that of any other server."""
+def volume_name(server: str, server_id: str, run: int, data: int = 0) -> str:
+    """Name the volume of one run, or its data disk of this number: readable, and no other server's."""
     readable = re.sub(r"[^a-z0-9]+", "-", server.lower()).strip("-")[:24].strip("-")
-    return check_volume_name(f"bm-{readable or 'server'}-{server_id[:6].lower()}-{run}")
+    last = f"-d{data}" if data else ""
+    return check_volume_name(f"bm-{readable or 'server'}-{server_id[:6].lower()}-{run}{last}")
 
 
 def split_portal(portal: str) -> tuple[str, int]:

@@ -6,6 +6,7 @@ S0-6, S0-9, S1-3, S4-9: two servers without disks, one BIOS and one UEFI, live t
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -158,19 +159,23 @@ def test_a_reset_brings_golden_back_and_the_old_volume_goes_once_that_is_proven(
 
 
 def test_switched_between_two_systems_through_the_api(hall: Hall) -> None:
-    """S0-8, S4-5, S4-17: chosen by one request, shut down in order by SSH, switched on: the other system comes up."""
+    """S0-8, S4-5, S4-17: chosen by one request, shut down in order by SSH, switched on: the other system comes up.
+
+    The other one has a data disk too (S4-8).
+    """
     server = hall.bios
     if hall.lab.show(server)["provision_state"] != "active":
         hall.clone(server)
     path, runs = server_path(server.name), {"main": hall.lab.show(server)["deployed_run"]}
     sh(server, "echo this is main >/root/mine; sync")
-    keys = {"ssh_authorized_keys": PAIR.public}
+    keys = {"ssh_authorized_keys": PAIR.public, "data_disks": "scratch:16M"}
     hall.lab.ask(server, "rebuild", profile="tiny-clone", system="other", vars=keys)
     ended = hall.lab.wait_for_end(server)
     assert ended["provision_state"] == "active", ended["last_error"]
     runs["other"] = ended["deployed_run"]
     assert {one["name"]: one["run"] for one in ended["systems"]} == runs
     assert sh(server, "ls /root/mine 2>/dev/null") == "", "a system of its own"
+    assert {"16384 sdb", "16384 sdc"} & set(re.findall(r"\b16384 sd\w+", sh(server, "cat /proc/partitions")))
     for name in ("main", "other"):
         hall.lab.api.patch(path, {"boot": name})
         hall.lab.api.put(f"{path}/power", {"target": "soft-off", "by_ssh": True})

@@ -23,7 +23,7 @@ from baremetal.service.storage.hosts import Hosts
 from baremetal.storage.base import Chap
 from baremetal.storage.by_hand import steps
 from baremetal.storage.chap import mint
-from baremetal.storage.host import Door
+from baremetal.storage.host import Door, Shown
 from baremetal.storage.names import check_system, name_values, san_uri
 from baremetal.storage.settings import StorageSettings
 from baremetal.storage.sizes import read_size
@@ -147,9 +147,7 @@ class VolumeDoors:
             )
         new = replaced(door, target=target, initiator=initiator, at=self._now())
         self._store.save_door(new)
-        host.serve(
-            volume.name, bool(volume.origin), open_door(new), names_of(self._store, record.id, door.storage)
-        )
+        host.serve(shown(self._store, volume), open_door(new), names_of(self._store, record.id, door.storage))
         if target != door.target:
             host.withdraw(door.target, names_of(self._store, record.id, door.storage))
             self._store.drop_door(door)
@@ -191,14 +189,12 @@ class VolumeDoors:
         there = host.portal.targets()
         served, failed = [], {}
         for record, door, volume in self._behind(host.name):
-            wanted = host.target(volume.name, bool(volume.origin), open_door(door))
+            wanted = host.target(shown(self._store, volume), open_door(door))
             if host.portal.agrees(there.get(door.target), wanted):
                 continue
             try:
                 known = names_of(self._store, record.id, host.name)
-                host.serve(
-                    volume.name, bool(volume.origin), open_door(door), known, partial(self._still, door)
-                )
+                host.serve(shown(self._store, volume), open_door(door), known, partial(self._still, door))
             except (StorageError, Superseded) as error:
                 failed[record.name] = str(error)
                 continue
@@ -218,7 +214,7 @@ class VolumeDoors:
         there = host.portal.targets()
         lost = []
         for record, door, volume in self._behind(storage):
-            wanted = host.target(volume.name, bool(volume.origin), open_door(door))
+            wanted = host.target(shown(self._store, volume), open_door(door))
             if not host.portal.agrees(there.get(door.target), wanted):
                 lost.append(record.name)
         return lost
@@ -241,6 +237,13 @@ class VolumeDoors:
     def _to(self, volume: VolumeRecord) -> DoorRecord | None:
         known = self._store.doors(volume.server_id)
         return next((door for door in known if door.volume_id == volume.id), None)
+
+
+def shown(store: Store, volume: VolumeRecord) -> Shown:
+    """Return what the target of a system's volume shows: that, its seed, and the data disks that its run has made."""
+    known = store.volumes(server_id=volume.server_id)
+    data = sorted(one.name for one in known if one.role == "data" and one.run == volume.run)
+    return Shown(volume.name, bool(volume.origin), tuple(data))
 
 
 def volume_of(store: Store, server_id: str, run: int) -> VolumeRecord:

@@ -8,7 +8,7 @@ which a server's target is served. Deliberately unknown: when a volume is wanted
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import groupby
@@ -21,16 +21,18 @@ from baremetal.netboot.profile import Family
 from baremetal.netboot.san import San
 from baremetal.service.profiles import Offer
 from baremetal.service.recipe import Kitchen, Recipe
-from baremetal.service.storage.doors import VolumeDoors, names_of, open_door, volume_of
+from baremetal.service.storage.doors import VolumeDoors, names_of, open_door, shown, volume_of
 from baremetal.service.storage.hosts import Hosts
 from baremetal.storage.base import Tag
 from baremetal.storage.host import Permit, Wanted
-from baremetal.storage.names import volume_name
+from baremetal.storage.names import check_volume_name, volume_name
 from baremetal.storage.seed import make_seed
+from baremetal.storage.settings import StorageSettings
 from baremetal.storage.sizes import read_size
 from baremetal.store.records import ServerRecord, VolumeRecord
 from baremetal.store.store import Store
 
+MOST_DATA = 8
 _ONTO_VOLUMES = (Family.KICKSTART, Family.PRESEED, Family.AUTOYAST)
 
 
@@ -38,7 +40,8 @@ _ONTO_VOLUMES = (Family.KICKSTART, Family.PRESEED, Family.AUTOYAST)
 class VolumePlan:
     """What a run freezes about its volume: where, how large, and by which names it is served.
 
-    `golden`: the id of the image that it is a clone of, "" for an empty one; `image` is what people call that.
+    `golden`: the id of the image that it is a clone of, "" for an empty one; `image` is what people call that. `data`:
+    its data disks in the order of their LUNs, each with `name`, `size` and `golden`.
     """
 
     storage: str
@@ -48,9 +51,10 @@ class VolumePlan:
     lun: int
     golden: str = ""
     image: str = ""
+    data: Sequence[Mapping[str, Any]] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"data": [dict(disk) for disk in self.data]}
 
 
 class Volumes:
@@ -104,7 +108,7 @@ class Volumes:
                     server=record.name,
                     fix="give --var volume_size=20G, or set it in the profile",
                 )
-            return VolumePlan(said.name, size, *names)
+            return VolumePlan(said.name, size, *names, data=self._data(said, offer, variables))
         if not said.makes:
             raise Invalid(
                 f"the volumes of {said.name} are made by hand, so nobody clones them",
@@ -113,9 +117,9 @@ class Volumes:
                 fix="name another storage host, or install onto the volume",
             )
         golden = self.golden(said.name, str(variables.get("golden") or offer.golden or offer.name))
-        return VolumePlan(
-            said.name, max(size, golden.size), *names, golden.id, golden.name.removeprefix("golden-")
-        )
+        of = (golden.id, golden.name.removeprefix("golden-"))
+        data = self._data(said, offer, variables)
+        return VolumePlan(said.name, max(size, golden.size), *names, *of, data)
 
     def golden(self, storage: str, name: str) -> VolumeRecord:
         """Find a golden image. Raises Invalid BM810."""
@@ -149,29 +153,14 @@ class Volumes:
         """Have this run's volume stand whole; nobody sees it yet. Idempotent. Raises StorageError, Conflict."""
         recipe = self._kitchen.recipe(self._store, record.id, run.number)
         plan = VolumePlan(**recipe.volume)
-        said = self._hosts.settings(plan.storage)
-        permit()
-        volume = self._store.want_volume(
-            VolumeRecord(
-                id=uuid.uuid4().hex,
-                storage=plan.storage,
-                name=volume_name(record.name, record.id, run.number),
-                role="system",
-                size=plan.size,
-                created_at=self._now(),
-                server_id=record.id,
-                run=run.number,
-                origin=plan.golden,
-            )
-        )
-        what = "made by hand"
-        if said.makes:
-            host, origin = self._hosts.host(plan.storage), self._origin(plan)
-            seed = self._seed(record, run, recipe) if origin else None
-            host.make(Wanted(volume.name, tag_of(volume), plan.size, origin, seed), permit)
-            what = f"a clone by {host.keeper.snapshots}" if origin else "empty"
-        self._store.volume_stands(volume.id, plan.size)
-        return f"{volume.name} on {plan.storage}, {what}"
+        seed = self._seed(record, run, recipe) if plan.golden else None
+        name = volume_name(record.name, record.id, run.number)
+        what = self._make(record, run, plan.storage, ("system", name, plan.size, plan.golden), seed, permit)
+        for at, disk in enumerate(plan.data, 1):
+            name = volume_name(record.name, record.id, run.number, at)
+            wanted = ("data", name, disk["size"], disk["golden"])
+            what += f"; data disk {self._make(record, run, plan.storage, wanted, None, permit)}"
+        return what
 
     def serve(self, record: ServerRecord, run: Run, permit: Permit) -> str:
         """Have the server's target show this run's volume. Idempotent. Raises StorageError, Conflict."""
@@ -184,7 +173,7 @@ class Volumes:
         if said.makes:
             host = self._hosts.host(plan.storage)
             known = names_of(self._store, record.id, plan.storage)
-            host.serve(volume.name, bool(volume.origin), open_door(door), known, permit)
+            host.serve(shown(self._store, volume), open_door(door), known, permit)
         return f"as {door.target} to {door.initiator}"
 
     def remove(self, record: ServerRecord, run: Run, permit: Permit, *, earlier: bool) -> str:
@@ -193,7 +182,7 @@ class Volumes:
         Raises StorageError.
         """
         stay = kept_volumes(record.life) if earlier else frozenset()
-        all_of_it = [one for one in self._store.volumes(server_id=record.id) if one.role == "system"]
+        all_of_it = self._store.volumes(server_id=record.id)
         going = [one for one in all_of_it if one.run not in stay]
         doors = self._store.doors(record.id)
         if stay:  # a target of which somebody was told, and which no run has used yet, is nobody's past
@@ -215,11 +204,71 @@ class Volumes:
 
     # -- inside --
 
-    def _origin(self, plan: VolumePlan) -> str | None:
-        if not plan.golden:
+    def _make(
+        self,
+        record: ServerRecord,
+        run: Run,
+        storage: str,
+        wanted: tuple[str, str, int, str],
+        seed: bytes | None,
+        permit: Permit,
+    ) -> str:
+        """Have one volume of a run stand, once its row is written. `wanted`: its role, name, size and golden image."""
+        role, name, size, golden = wanted
+        permit()
+        volume = self._store.want_volume(
+            VolumeRecord(
+                id=uuid.uuid4().hex,
+                storage=storage,
+                name=name,
+                role=role,
+                size=size,
+                created_at=self._now(),
+                server_id=record.id,
+                run=run.number,
+                origin=golden,
+            )
+        )
+        what = "made by hand"
+        if self._hosts.settings(storage).makes:
+            host, origin = self._hosts.host(storage), self._origin(golden)
+            host.make(Wanted(name, tag_of(volume), size, origin, seed), permit)
+            what = f"a clone by {host.keeper.snapshots}" if origin else "empty"
+        self._store.volume_stands(volume.id, size)
+        return f"{name} on {storage}, {what}"
+
+    def _data(
+        self, said: StorageSettings, offer: Offer, variables: Mapping[str, Any]
+    ) -> list[Mapping[str, Any]]:
+        """Read which data disks a system is to have (S4-7): `NAME`, a clone of that golden image, or `NAME:SIZE`."""
+        text = str(variables.get("data_disks") or offer.data_disks)
+        words = [word.strip() for word in text.split(",") if word.strip()]
+        if words and not said.makes:
+            raise Invalid(
+                f"the volumes of {said.name} are made by hand, data disks too",
+                variable="data_disks",
+                fix="map them there as further LUNs",
+            )
+        if len(words) > MOST_DATA:
+            raise Invalid(f"{len(words)} data disks are more than {MOST_DATA}", variable="data_disks")
+        disks: list[Mapping[str, Any]] = []
+        for word in words:
+            name, colon, size = word.partition(":")
+            check_volume_name(name)
+            if colon:
+                disks.append({"name": name, "size": read_size(size), "golden": ""})
+            else:
+                golden = self.golden(said.name, name)
+                disks.append({"name": name, "size": golden.size, "golden": golden.id})
+        if len({disk["name"] for disk in disks}) < len(disks):
+            raise Invalid("two data disks have the same name", variable="data_disks")
+        return disks
+
+    def _origin(self, golden: str) -> str | None:
+        if not golden:
             return None
         for one in self._store.volumes():
-            if one.id == plan.golden:
+            if one.id == golden:
                 return one.name
         raise StorageError(
             "the golden image of this run is gone", StorageErrorKind.MISSING, fix="deploy with another one"

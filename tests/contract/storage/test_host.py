@@ -14,7 +14,7 @@ from baremetal.lab.targets import CONTROL, TargetDaemon
 from baremetal.storage.base import Output, Tag
 from baremetal.storage.chap import mint
 from baremetal.storage.files import FileKeeper
-from baremetal.storage.host import Door, StorageHost, Wanted
+from baremetal.storage.host import Door, Shown, StorageHost, Wanted
 from baremetal.storage.shell import LocalShell
 from baremetal.storage.tgt import Tgt
 
@@ -24,6 +24,7 @@ DOOR = Door("iqn.2026-01.org.example:r1.main", "iqn.2026-01.org.example:r1")
 
 OTHERS = Tag("v9", "server-9", 7)
 WANTED = Wanted("bm-r1-7", MINE, 1 << 20, origin="golden-a", seed=b"seed")
+SHOWN = Shown(WANTED.name, seeded=True)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def test_each_change_is_asked_for_before_it_is_made(host: StorageHost, tmp_path:
         try:
             permit = Allowed(times)
             host.make(wanted, permit)
-            host.serve(wanted.name, True, DOOR, [], permit)
+            host.serve(Shown(wanted.name, seeded=True), DOOR, [], permit)
         except Superseded:
             pass
         parts = (folder / "disk.img", folder / "seed.img")
@@ -141,8 +142,8 @@ def test_cut_off_at_each_line_and_asked_again_the_end_is_the_same(
     tgt = host.portal
     changes: tuple[Callable[[StorageHost], object], ...] = (
         lambda one: one.make(WANTED, lambda: None),
-        lambda one: one.serve(WANTED.name, True, door, []),
-        lambda one: one.serve(WANTED.name, True, again, []),
+        lambda one: one.serve(SHOWN, door, []),
+        lambda one: one.serve(SHOWN, again, []),
         lambda one: one.withdraw(door.target, [WANTED.name]),
         lambda one: one.drop([(WANTED.name, MINE)], lambda: None),
     )
@@ -165,7 +166,7 @@ def test_cut_off_at_each_line_and_asked_again_the_end_is_the_same(
             served = tgt.targets()
             assert set(served) == ({door.target} if shown else set()), about
             if shown:
-                assert served[door.target].luns == host.target(WANTED.name, True, door).luns, about
+                assert served[door.target].luns == host.target(SHOWN, door).luns, about
             accounts = daemon.admin("--mode", "account", "--op", "show").split()[2:]
             assert set(accounts) == ({secret.user, secret.mutual_user} if shown and secret else set()), about
     assert lines > 12, "each line was cut once"

@@ -16,7 +16,7 @@ SEEDS = {
     *(f"S1-{number}" for number in range(1, 8)),
     *(f"S2-{number}" for number in range(1, 9)),
     *(f"S3-{number}" for number in range(1, 8)),
-    *(f"S4-{number}" for number in (1, 2, 3, 4, 5, 6, 9, 10, 11)),
+    *(f"S4-{number}" for number in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 17)),
 }
 PAINS = {f"pain {number}" for number in (2, 3, 8, 9, 11, 13, 16, 17, 18, 20)}
 _SEED = re.compile(r"\bS[0-4]-\d+\b")
