@@ -105,13 +105,13 @@ class Hall:
         self.service.wait("r1", lambda server: (server["run"] or {}).get("step") == "script")
         return number
 
-    def boot_first(self) -> None:
+    def boot_first(self, host_key: str = HOST_KEY) -> None:
         """Be the clone: fetch the script, read the seed, call home. The proof is the lab's affair."""
         assert "sanboot" in self.script()
         url = re.search(r"http\S+/callback/[A-Za-z0-9_-]+", self.seed()["user-data"])
         assert url is not None
         path = url.group().removeprefix(self.service.boot_url)
-        body = {"boot_id": "b1", "ssh_host_keys": json.dumps([HOST_KEY]), "addresses": '["192.0.2.7"]'}
+        body = {"boot_id": "b1", "ssh_host_keys": json.dumps([host_key]), "addresses": '["192.0.2.7"]'}
         answer = self.service.machine.post(f"{path}/first-boot", data=body)
         assert answer.status_code == 200, answer.text
 

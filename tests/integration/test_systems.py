@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from baremetal.drivers.keys import generate_keypair
 from tests.integration.conftest import MAC, Service
 from tests.integration.hall import BASE, Hall
 from tests.integration.hall import diskless as diskless  # a fixture
@@ -18,7 +19,7 @@ def two(diskless: Hall) -> Hall:
     """A server with the systems `main` and `Windows10`, of which it boots the second."""
     diskless.make_active()
     diskless.deploy(verb="rebuild", system="Windows10")
-    diskless.boot_first()
+    diskless.boot_first(generate_keypair("other host").public)
     diskless.service.wait("r1", lambda server: server["provision_state"] == "active")
     return diskless
 
@@ -58,6 +59,8 @@ def test_the_one_that_is_chosen_is_booted_next(two: Hall) -> None:
     assert _systems(two.service) == [("Windows10", False), ("main", True)]
     notes = [event["note"] for event in two.service.get("/v1/servers/r1/events")["events"]]
     assert any(note.startswith("boots main from now on, by ") for note in notes)
+    found = two.service.get("/v1/servers/r1/ssh")
+    assert len(found["host_keys"]) == 2, "what runs just now is the other one"
     _choose(two.service, "main")
     refused = _choose(two.service, "ubuntu", 409)
     assert "no such system; it has main, Windows10" in refused

@@ -19,8 +19,8 @@ from baremetal.errors import BmcError, BmcErrorKind, Invalid, LoginError, Refuse
 from baremetal.lifecycle.actions import EnsureBootDevice
 from baremetal.lifecycle.model import BootDevice, BootMode, PowerState, ProvisionState
 from baremetal.service import views
-from baremetal.service.servers.servers import find, ssh_places
-from baremetal.store.records import RunRecord, ServerRecord
+from baremetal.service.servers.servers import find, host_keys, ssh_places
+from baremetal.store.records import ServerRecord
 from baremetal.store.store import Store
 
 VERIFY_S = 8.0
@@ -97,12 +97,13 @@ class Power:
         life, what = record.life, f"power {target} by SSH"
         self._check_free(record, what)
         run = self._store.run(record.id, life.deployed) if life.deployed else None
-        if life.state is not ProvisionState.ACTIVE or run is None or not run.ssh_host_keys:
+        keys = host_keys(self._store, record)
+        if life.state is not ProvisionState.ACTIVE or run is None or not keys:
             raise Refused(
                 f"{what}: nothing that was deployed here runs on {life.name}", fix=f"power {target}"
             )
         self._audit(record, what, by)
-        if self._answer(record, run, _BY_SSH[target]) == _BY_SSH[target]:
+        if self._answer(record, run.addresses, keys, _BY_SSH[target]) == _BY_SSH[target]:
             return {"name": life.name, "power_state": str(record.power_state)}
         raise Refused(
             f"{what}: its system does not do that",
@@ -111,12 +112,12 @@ class Power:
             fix=f"leave --ssh out: baremetal power {target} {life.name}",
         )
 
-    def _answer(self, record: ServerRecord, run: RunRecord, what: str) -> str:
+    def _answer(self, record: ServerRecord, addresses: Sequence[str], keys: Sequence[str], what: str) -> str:
         """Ask the deployed system at the first of its addresses that answers. Raises LoginError, Refused."""
         silent: LoginError | None = None
-        for address, port in ssh_places(record.facts.vars, record.facts.ip, run.addresses):
+        for address, port in ssh_places(record.facts.vars, record.facts.ip, addresses):
             try:
-                return self._ask(address, port, run.ssh_host_keys, SSH_S, what).strip()
+                return self._ask(address, port, keys, SSH_S, what).strip()
             except LoginError as error:
                 silent = error
         if silent is not None:

@@ -168,7 +168,8 @@ class Servers:
                 fix="set one with `baremetal set NAME --ip`, or the variable ssh_address",
             )
         host, port = places[0]
-        return {"host": host, "port": port, "user": "root", "host_keys": list(run.ssh_host_keys)}
+        keys = run.ssh_host_keys if rescued else host_keys(self._store, record)
+        return {"host": host, "port": port, "user": "root", "host_keys": list(keys)}
 
     def unknowns(self) -> list[dict[str, Any]]:
         """List the strangers that asked to boot; `server`: in whose machine an inspection saw that NIC."""
@@ -294,6 +295,14 @@ def find(store: Store, ref: str) -> ServerRecord:
         if mac:
             raise Unknown(f"no server has the MAC {mac}") from None
         raise
+
+
+def host_keys(store: Store, record: ServerRecord) -> tuple[str, ...]:
+    """Return the host keys that a server's systems reported: the one that runs may not be the one that is chosen."""
+    life = record.life
+    runs = (life.deployed, *(number for _, number in life.systems if number != life.deployed))
+    known = [store.run(record.id, number) for number in runs if number]
+    return tuple(dict.fromkeys(key for run in known if run is not None for key in run.ssh_host_keys))
 
 
 def ssh_places(variables: Mapping[str, str], ip: str, addresses: Sequence[str]) -> list[tuple[str, int]]:
