@@ -22,6 +22,10 @@ app.add_typer(volume, name="volume")
 
 _WORK_S = 3700.0
 Name = Annotated[str, typer.Argument(metavar="NAME")]
+Replace = Annotated[
+    bool,
+    typer.Option("--replace", help="As the next version of an image that is there: clones are made of it."),
+]
 Storage = Annotated[
     str, typer.Option("--storage", metavar="NAME", help="Which one, where there are several.")
 ]
@@ -216,20 +220,22 @@ def import_(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the golden image is to be called.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Raw or qcow2, on the service's machine.")],
     storage: Storage = "",
+    replace: Replace = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Make a golden image of a disk image."""
-    _golden({"name": name, "path": str(file.absolute()), "storage": storage}, output)
+    _golden({"name": name, "path": str(file.absolute()), "storage": storage, "replace": replace}, output)
 
 
 @volume.command()
 def promote(
     server: Annotated[str, typer.Argument(metavar="SERVER", help="Whose volume; it must be off.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the golden image is to be called.")],
+    replace: Replace = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Make a golden image of what a server's volume holds now."""
-    _golden({"name": name, "server": server}, output)
+    _golden({"name": name, "server": server, "replace": replace}, output)
 
 
 @volume.command()
@@ -261,7 +267,9 @@ def _golden(body: dict[str, Any], output: Output) -> None:
     with Client.find() as client:
         made = client.post("/v1/volumes", body, answer_s=_WORK_S)
     if not emit(made, output):
-        print(f"{body['name']}: golden image of {in_bytes(made['size'])} on {made['storage']}")
+        print(
+            f"{made['name'].removeprefix('golden-')}: golden image of {in_bytes(made['size'])} on {made['storage']}"
+        )
 
 
 def _described(found: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ class NewStorage(BaseModel):
 
 
 class NewImage(BaseModel):
-    """A golden image: of a file on the service's machine, or of a server's own volume."""
+    """A golden image: of a file on the service's machine, or of a server's own volume; `replace`: its next version."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,6 +39,7 @@ class NewImage(BaseModel):
     path: Annotated[str, Field(max_length=1024)] = ""
     server: Annotated[str, Field(max_length=253)] = ""
     storage: Annotated[str, Field(max_length=64)] = ""
+    replace: bool = False
 
 
 class ByHand(BaseModel):
@@ -111,8 +112,10 @@ def add_storage(app: FastAPI, hosts: Hosts, goldens: Goldens, doors: VolumeDoors
         """Make a golden image: import `path`, a file on the service's machine, or promote the volume of `server`."""
         by = who(request).name
         if body.server:
-            return await aside(lambda: goldens.promote(body.server, body.name, by))
-        return await aside(lambda: goldens.import_image(body.name, body.path, body.storage, by))
+            return await aside(lambda: goldens.promote(body.server, body.name, by, replace=body.replace))
+        return await aside(
+            lambda: goldens.import_image(body.name, body.path, body.storage, by, replace=body.replace)
+        )
 
     @app.delete("/v1/volumes/{name}", status_code=204)
     @allows(Role.ADMIN)

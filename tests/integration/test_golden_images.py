@@ -134,3 +134,29 @@ def test_a_thousand_volumes_are_listed_within_half_a_second(hall: Hall) -> None:
                 file.unlink()
             folder.rmdir()
     assert golden.is_dir()
+
+
+def test_an_image_is_edited_by_changing_a_clone_of_it_and_promoting_that(diskless: Hall) -> None:
+    """S4-10: the next version is what new clones and resets are made of; older clones live on meanwhile."""
+    diskless.make_active()
+    (name,) = [one for one in diskless.volumes() if one.startswith("bm-")]
+    with (diskless.folder / name / "disk.img").open("r+b") as file:
+        file.write(b"edited")
+    assert diskless.service.api.put("/v1/servers/r1/power", json={"target": "off"}).status_code == 200
+    edited = {"name": "tiny", "server": "r1"}
+    assert diskless.service.post("/v1/volumes", edited, 409)["code"] == "BM805"
+    assert diskless.service.post("/v1/volumes", edited | {"replace": True}, 201)["name"] == "golden-tiny-v2"
+    assert diskless.service.api.delete("/v1/volumes/tiny").status_code == 409, "r1 is a clone of it"
+    diskless.service.post("/v1/servers/r1/rebuild", {"method": "clone"})
+    diskless.service.wait("r1", lambda server: (server["run"] or {}).get("step") == "script")
+    diskless.boot_first()
+    assert diskless.rest()["provision_state"] == "active"
+    (clone,) = [one for name, one in diskless.volumes().items() if name.startswith("bm-")]
+    assert clone["origin"] == "golden-tiny-v2"
+    assert (diskless.folder / clone["name"] / "disk.img").read_bytes()[:6] == b"edited"
+    assert diskless.service.api.delete("/v1/volumes/tiny").status_code == 204
+    assert diskless.service.api.delete("/v1/volumes/tiny-v2").status_code == 409
+    plan = diskless.service.post(
+        "/v1/servers/r1/plan", {"profile": "clone", "vars": {"golden": "tiny-v2"}}, 200
+    )
+    assert plan["volume"]["image"] == "tiny-v2"

@@ -22,7 +22,7 @@ from baremetal.errors import BaremetalError, Conflict, Invalid, Refused, Unknown
 from baremetal.lifecycle.model import BootTarget, PowerState
 from baremetal.service.storage.doors import system_volume
 from baremetal.service.storage.hosts import Hosts
-from baremetal.service.storage.volumes import golden_name, tag_of
+from baremetal.service.storage.volumes import golden_name, tag_of, version_of
 from baremetal.storage.base import Kept
 from baremetal.storage.host import StorageHost
 from baremetal.storage.names import check_volume_name
@@ -81,23 +81,33 @@ class Goldens:
             for record in records
         ]
 
-    def import_image(self, name: str, path: str, storage: str, by: str) -> dict[str, Any]:
-        """Make a golden image of a raw or qcow2 file on this machine. Raises Invalid, Conflict, StorageError."""
+    def import_image(
+        self, name: str, path: str, storage: str, by: str, *, replace: bool = False
+    ) -> dict[str, Any]:
+        """Make a golden image of a raw or qcow2 file on this machine. Raises Invalid, Conflict, StorageError.
+
+        `replace`: as the next version of the image of this name, which is what clones are made of from then on.
+        """
         host = self._hosts.host(self._hosts.settings(storage).name)
         with self._raw(self._image(path)) as image, self._making(host.name, name):
             size = -(-image.stat().st_size // 512) * 512
+            name = self._next(host.name, name) if replace else name
             record = self._want(host, name, size, by, f"imported from {Path(path).name}")
             # Not under the host's lock: it is made under another name, and others' changes need not wait for a copy.
             host.keeper.fill(record.name, size, tag_of(record), _chunks(image))
             return self._stands(record, size)
 
-    def promote(self, server_name: str, name: str, by: str) -> dict[str, Any]:
-        """Make a golden image of what a server's volume holds now. The server must be off. Raises Refused."""
+    def promote(self, server_name: str, name: str, by: str, *, replace: bool = False) -> dict[str, Any]:
+        """Make a golden image of what a server's volume holds now. The server must be off. Raises Refused.
+
+        `replace` as in `import_image`: an image is edited by changing a clone of it and promoting that (S4-10).
+        """
         server = self._store.server(server_name)
         self._refuse_running(server)
         volume = self._booted_by(server)
         host = self._hosts.host(volume.storage)
         with self._making(host.name, name):
+            name = self._next(host.name, name) if replace else name
             record = self._want(host, name, volume.size, by, f"promoted from {server.name}", volume.id)
             host.keeper.clone(record.name, volume.name, volume.size, tag_of(record))
             # switched on while it was copied, it may have been written to: then this is no image of anything
@@ -174,6 +184,12 @@ class Goldens:
                 seen=", ".join(one.name for one in clones[:5]),
                 fix="release those servers first, or leave it",
             )
+
+    def _next(self, storage: str, name: str) -> str:
+        """Name the next version of a golden image; the first has the bare name."""
+        known = [one for one in self._store.volumes() if one.role == "golden" and one.storage == storage]
+        versions = [version for one in known if (version := version_of(one.name, name)) and one.ready]
+        return f"{name}-v{max(versions) + 1}" if versions else name
 
     @contextmanager
     def _making(self, storage: str, name: str) -> Iterator[None]:

@@ -7,6 +7,7 @@ which a server's target is served. Deliberately unknown: when a volume is wanted
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -122,10 +123,12 @@ class Volumes:
         return VolumePlan(said.name, max(size, golden.size), *names, *of, data)
 
     def golden(self, storage: str, name: str) -> VolumeRecord:
-        """Find a golden image. Raises Invalid BM810."""
+        """Find a golden image: the newest version of it, unless `name` says which. Raises Invalid BM810."""
         known = [one for one in self._store.volumes() if one.role == "golden" and one.storage == storage]
-        found = next((one for one in known if one.name == golden_name(name) and one.ready), None)
-        if found is None:
+        found = max(
+            (one for one in known if one.ready), key=lambda one: version_of(one.name, name), default=None
+        )
+        if found is None or not version_of(found.name, name):
             names = ", ".join(one.name.removeprefix("golden-") for one in known if one.ready) or "none"
             raise Invalid(
                 f"no golden image {name[:64]!r} on {storage}",
@@ -291,6 +294,15 @@ class Volumes:
 def golden_name(name: str) -> str:
     """Name a golden image as the storage host has it."""
     return f"golden-{name}"
+
+
+def version_of(volume: str, name: str) -> int:
+    """Return which version of the golden image `name` a volume is by its name, from 1; 0 for none."""
+    bare = golden_name(name)
+    if volume == bare:
+        return 1
+    version = volume.removeprefix(f"{bare}-v")
+    return int(version) if version != volume and re.fullmatch(r"[1-9][0-9]{0,5}", version) else 0
 
 
 def tag_of(volume: VolumeRecord) -> Tag:
