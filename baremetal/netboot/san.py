@@ -16,7 +16,8 @@ from baremetal.netboot.tokens import MASKED
 class San:
     """`uri` as RFC 4173 has it; without CHAP its fields are "".
 
-    `system`: what its server calls the system there; `others`: where that server's other systems are.
+    `gateway`: what iPXE is to take for its gateway, and to put into the iBFT (S0-10). `system`: what its server calls
+    the system there; `others`: where that server's other systems are.
     """
 
     uri: str
@@ -25,6 +26,7 @@ class San:
     password: str = field(default="", repr=False)
     mutual_user: str = ""
     mutual_password: str = field(default="", repr=False)
+    gateway: str = ""
     system: str = "main"
     others: tuple[San, ...] = ()
 

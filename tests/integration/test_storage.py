@@ -49,6 +49,17 @@ def test_a_clone_from_golden_image_to_active_and_back(diskless: Hall) -> None:
     assert "sanboot" not in hall.script()
 
 
+def test_a_gateway_for_a_storage_network_that_has_none(diskless: Hall) -> None:
+    """S0-10: by quirk, in each script that leads to the volume."""
+    diskless.make_active()
+    assert "gateway" not in diskless.script()
+    answer = diskless.service.api.patch("/v1/servers/r1", json={"quirks": ["san_gateway=portal"]})
+    assert answer.status_code == 200, answer.text
+    before, _, after = diskless.script().partition("set netX/gateway 127.0.0.1\n")
+    assert "sanboot" in after
+    assert "sanboot" not in before
+
+
 def test_the_boot_device_is_pxe_for_good_from_the_power_on_to_the_release(diskless: Hall) -> None:
     """I6."""
 

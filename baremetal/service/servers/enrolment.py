@@ -35,6 +35,7 @@ QUIRKS: Mapping[str, re.Pattern[str]] = {
     "grub": re.compile(r"(linux|linuxefi)\Z"),
     "grub_media": re.compile(r"(tftp|http)\Z"),
     "flags_unreadable": re.compile(r"\Z"),
+    "san_gateway": re.compile(r"portal\Z"),
 }
 
 

@@ -19,12 +19,13 @@ from baremetal.lifecycle.model import MAIN, PowerState
 from baremetal.lifecycle.windows import booted_run, boots_volume
 from baremetal.netboot.san import San
 from baremetal.service.recipe import Kitchen
+from baremetal.service.servers.enrolment import quirk
 from baremetal.service.storage.hosts import Hosts
 from baremetal.storage.base import Chap
 from baremetal.storage.by_hand import steps
 from baremetal.storage.chap import mint
 from baremetal.storage.host import Door, Shown
-from baremetal.storage.names import check_system, name_values, san_uri
+from baremetal.storage.names import check_system, name_values, san_uri, split_portal
 from baremetal.storage.settings import StorageSettings
 from baremetal.storage.sizes import read_size
 from baremetal.store.records import DoorRecord, Facts, ServerRecord, VolumeRecord
@@ -87,7 +88,8 @@ class VolumeDoors:
 
     def new(self, record: ServerRecord, said: StorageSettings, target: str, initiator: str) -> San:
         """Say how a volume would be found that nobody serves yet."""
-        return _san(san_uri(said.portal, said.lun, target), initiator, _secrets(record, said), MAIN)
+        door = DoorRecord(record.id, said.name, target, initiator, "", _secrets(record, said), self._now())
+        return self._san(record, door, MAIN)
 
     # -- at boot --
 
@@ -106,14 +108,20 @@ class VolumeDoors:
         if door is None:
             return None
         systems = life.systems if life.run is None and len(life.systems) > 1 else ()
-        sans = {run: self._san(behind[ids[run]], name) for name, run in systems if ids.get(run) in behind}
+        sans = {
+            run: self._san(record, behind[ids[run]], name) for name, run in systems if ids.get(run) in behind
+        }
         others = tuple(san for run, san in sans.items() if run != number)
-        return replaced(sans.get(number) or self._san(door, MAIN), others=others)
+        return replaced(sans.get(number) or self._san(record, door, MAIN), others=others)
 
-    def _san(self, door: DoorRecord, system: str) -> San:
+    def _san(self, record: ServerRecord, door: DoorRecord, system: str) -> San:
         said = self._hosts.settings(door.storage)
         uri = san_uri(said.portal, said.lun, door.target)
-        return _san(uri, door.initiator, door.secrets, system)
+        user, password, mutual_user, mutual_password = door.secrets or ("", "", "", "")
+        gateway = split_portal(said.portal)[0] if quirk(record.facts, "san_gateway") else ""
+        return San(
+            uri, door.initiator, user, password, mutual_user, mutual_password, gateway=gateway, system=system
+        )
 
     # -- a server's own change --
 
@@ -272,11 +280,6 @@ def _secrets(record: ServerRecord, said: StorageSettings) -> tuple[str, ...]:
         return ()
     chap = mint(record.name, mutual=said.mutual_chap)
     return chap.user, chap.password, chap.mutual_user, chap.mutual_password
-
-
-def _san(uri: str, initiator: str, secrets: tuple[str, ...], system: str) -> San:
-    user, password, mutual_user, mutual_password = secrets or ("", "", "", "")
-    return San(uri, initiator, user, password, mutual_user, mutual_password, system)
 
 
 def open_door(door: DoorRecord) -> Door:
