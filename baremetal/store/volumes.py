@@ -36,6 +36,11 @@ _GONE = Prepared(delete(VOLUMES).where(_V.id == bindparam("ref")))
 _EVERY_DOOR = select(
     _D.server_id, _D.storage, _D.target, _D.initiator, _D.volume_id, _D.sealed, _D.at
 ).order_by(_D.at.desc())
+_NAMED_DOOR = (_D.storage == bindparam("the_storage")) & (_D.target == bindparam("the_target"))
+_OWNER = Prepared(select(_D.server_id).where(_NAMED_DOOR))
+_ADD_DOOR = Prepared(insert(DOORS), [column.name for column in DOORS.c])
+_SET_DOOR = Prepared(update(DOORS).where(_NAMED_DOOR), ("initiator", "volume_id", "sealed", "at"))
+_DROP_DOOR = Prepared(delete(DOORS).where(_NAMED_DOOR & (_D.server_id == bindparam("the_server"))))
 _DOORS = Prepared(_EVERY_DOOR.where(_D.server_id == bindparam("ref")))
 
 
@@ -148,30 +153,29 @@ class Volumes(Part):
 
     def door_owner(self, storage: str, target: str) -> str | None:
         """Return the id of the server that a target is written down for; that one may be forgotten."""
-        named = (_D.storage == storage) & (_D.target == target)
         with self._db.read() as connection:
-            found: str | None = connection.execute(select(_D.server_id).where(named)).scalar()
-        return found
+            row = _OWNER.run(connection, {"the_storage": storage, "the_target": target}).fetchone()
+        return None if row is None else str(row[0])
 
     def _opened(self, sealed: str) -> tuple[str, ...]:
         return tuple(load(self._secrets.open(sealed)))
 
     def save_door(self, door: DoorRecord) -> None:
         """Write a server's target down, in place of an earlier form of it. Raises Conflict where it is another's."""
-        named = (_D.storage == door.storage) & (_D.target == door.target)
+        named = {"the_storage": door.storage, "the_target": door.target}
         row = {
-            "server_id": door.server_id,
             "initiator": door.initiator,
             "volume_id": door.volume_id,
             "sealed": self._secrets.seal(dump(list(door.secrets))),
             "at": micros(door.at),
         }
         with self._db.write() as connection:
-            owner = connection.execute(select(_D.server_id).where(named)).scalar()
+            owner = _OWNER.run(connection, named).fetchone()
             if owner is None:
-                connection.execute(insert(DOORS), {"storage": door.storage, "target": door.target, **row})
-            elif owner == door.server_id:
-                connection.execute(update(DOORS).where(named).values(**row))
+                place = {"storage": door.storage, "target": door.target, "server_id": door.server_id}
+                _ADD_DOOR.run(connection, place | row)
+            elif owner[0] == door.server_id:
+                _SET_DOOR.run(connection, named | row)
             else:
                 raise Conflict(
                     f"the target {door.target} on {door.storage} is another server's already",
@@ -181,9 +185,13 @@ class Volumes(Part):
 
     def drop_door(self, door: DoorRecord) -> None:
         """Forget a target that is served no more. Idempotent."""
-        named = (_D.storage == door.storage) & (_D.target == door.target) & (_D.server_id == door.server_id)
+        named = {
+            "the_storage": door.storage,
+            "the_target": door.target,
+            "the_server": door.server_id,
+        }
         with self._db.write() as connection:
-            connection.execute(delete(DOORS).where(named))
+            _DROP_DOOR.run(connection, named)
 
     def reseal_doors(self) -> int:
         """Seal every CHAP secret with the newest key; returns how many. One transaction."""

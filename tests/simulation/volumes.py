@@ -27,7 +27,7 @@ class VolumeWatch:
     def __init__(self, watch: Watch, world: World) -> None:
         self._watch = watch
         self._world = world
-        self._known: tuple[int, ProvisionState] | None = None
+        self._known: tuple[int, ProvisionState, int] | None = None
         self.is_forgotten = False
         self.restores = False
         """Whether an operator is having targets served again, which no run intends."""
@@ -111,7 +111,7 @@ class VolumeWatch:
         if self.is_forgotten:
             return
         life, ticket = self._watch.life, read_ticket(text)
-        known = (self._world.incarnation, life.state)
+        known = (self._world.incarnation, life.state, life.deployed)
         if ticket is not None:
             check(mac == self._world.machine.macs[0], "I2", "a volume for a stranger")
             names = (ticket.target, ticket.initiator, ticket.address, ticket.port, ticket.lun)
@@ -130,9 +130,10 @@ class VolumeWatch:
     # -- the end --
 
     def has_lost(self) -> bool:
-        """Whether the storage host has forgotten the target of a server that needs it now."""
+        """Whether the storage host has forgotten a target of a server that needs it now."""
         life = self._watch.life
-        return _needs_its_volume(life) and self._booted(life) not in self._storage.targets
+        wanted = {self._target(name) for name, _ in life.systems}
+        return _needs_its_volume(life) and not wanted <= self._served()
 
     def settled(self, life: Server) -> list[Write]:
         """Nothing of ours stands unknown, nothing that is wanted is missing, nothing of others was touched.

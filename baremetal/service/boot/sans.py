@@ -11,10 +11,12 @@ from collections.abc import Callable
 
 from baremetal import telemetry
 from baremetal.errors import BaremetalError, Unavailable
+from baremetal.lifecycle.events import SystemChosen
 from baremetal.lifecycle.model import ProvisionState
 from baremetal.lifecycle.windows import boots_volume
 from baremetal.netboot.san import San
 from baremetal.service.boot.machine import Machine
+from baremetal.store.codec import EVENTS
 from baremetal.store.records import HistoryEntry, ServerRecord
 from baremetal.store.store import Store
 
@@ -62,8 +64,9 @@ class Sans:
             self._remember(record)
 
     def follow(self, entry: HistoryEntry) -> None:
-        """Hear of a change of state: who becomes active is remembered, who stops to be is forgotten. Quick."""
-        if entry.from_state != entry.to_state:
+        """Hear of a change: who becomes active, or boots another system, is learnt anew; others are forgotten."""
+        chosen = entry.event is not None and EVENTS.get(entry.event["type"]) is SystemChosen
+        if chosen or entry.from_state != entry.to_state:
             with self._lock:
                 known = self._kept.pop(entry.server_id, None)
             if known is not None or entry.to_state == ProvisionState.ACTIVE:
