@@ -12,6 +12,7 @@ import pytest
 
 from baremetal.netboot.context import PROOF_COMMAND
 
+pytestmark = pytest.mark.slow  # real shells, and a second that they sleep
 # Not Busybox': its shell takes its own poweroff for the one that was meant.
 SHELLS = [name for name in ("dash", "bash") if shutil.which(name)]
 RUN = "cat /etc/baremetal/run"
