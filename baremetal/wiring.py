@@ -149,7 +149,7 @@ def _assemble(
     base = public_url(config, port=boot_port)
     described = network(config, base)
     segments = Segments(described, base=base)
-    hosts = Hosts(store, _storage(config), remote=_remote(private), now=now)
+    hosts = Hosts(store, _storage(config), remote=_remote(private), scan=_scan, now=now)
     volume_doors = VolumeDoors(store, hosts, kitchen, now=now)
     volumes = Volumes(store, hosts, kitchen, volume_doors, base_for=segments.base, now=now)
     sans = Sans(store, volume_doors.san)
@@ -368,6 +368,12 @@ def _remote(private: str) -> OpenShell:
         return SshShell(said.address, said.ssh_port, said.ssh_user, private, said.host_key)
 
     return remote
+
+
+def _scan(address: str, port: int) -> str:
+    from baremetal.storage.remote import scan_host_key
+
+    return scan_host_key(address, port)
 
 
 def _storage(config: Config) -> dict[str, StorageSettings]:

@@ -47,7 +47,12 @@ def add(
     ssh_user: Annotated[str | None, typer.Option("--ssh-user", metavar="USER")] = None,
     ssh_port: Annotated[int | None, typer.Option("--ssh-port", metavar="PORT")] = None,
     host_key: Annotated[
-        str, typer.Option("--host-key", metavar="'TYPE KEY'", help="Its public host key, which is pinned.")
+        str,
+        typer.Option(
+            "--host-key",
+            metavar="'TYPE KEY'",
+            help="Its public host key; without it, the one it shows.",
+        ),
     ] = "",
     folder: Annotated[str, typer.Option("--folder", metavar="DIR", help="Keep volumes as files in it.")] = "",
     volume_group: Annotated[
@@ -100,6 +105,8 @@ def add(
         )
     if not emit(added, output):
         print(f"{name}: added, {_described(added)}")
+        if added["fingerprint"] and not host_key:
+            say(f"Pinned is the host key that it showed, {added['fingerprint']}: compare it with its own")
 
 
 @storage.command("list")
@@ -134,6 +141,8 @@ def show(name: Name, output: OutputOption = Output.TABLE) -> None:
         return
     for key in ("name", "kind", "place", "portal", "base_iqn", "keeps", "target", "initiator"):
         print(f"{key.replace('_', ' '):<12} {found.get(key) or '-'}")
+    if found.get("fingerprint"):
+        print(f"{'host key':<12} {found['fingerprint']}")
     print(f"{'CHAP':<12} {'mutual' if found.get('mutual_chap') else 'yes' if found.get('chap') else 'no'}")
     if problem := found.get("problem"):
         say(f"{problem['code']} {problem['message']}")

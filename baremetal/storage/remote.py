@@ -139,7 +139,7 @@ class SshShell:
                 f"{self.place} refused our key for {self.user}",
                 StorageErrorKind.MISSING,
                 seen=str(error) or None,
-                fix="put the service's own public key (proof_key in its data directory) into its authorized_keys",
+                fix=f"put this line into the authorized_keys of {self.user} there: {_public(self.private_key)}",
             ) from error
         except (SSHException, OSError, EOFError) as error:
             raise StorageError(
@@ -165,6 +165,34 @@ class SshShell:
             StorageErrorKind.UNREACHABLE,
             seen=None if late else str(error) or type(error).__name__,
         )
+
+
+def scan_host_key(address: str, port: int) -> str:
+    """Return the public host key that a machine shows, as one line: to be pinned once somebody has compared it.
+
+    Raises StorageError.
+    """
+    place = f"{address}:{port}"
+    try:
+        with socket.create_connection((address, port), timeout=CONNECT_S) as sock:
+            transport = paramiko.Transport(sock)
+            try:
+                transport.start_client(timeout=CONNECT_S)
+                key = transport.get_remote_server_key()
+            finally:
+                transport.close()
+    except (SSHException, OSError, EOFError) as error:
+        raise StorageError(
+            f"no SSH answer from {place}",
+            StorageErrorKind.UNREACHABLE,
+            seen=str(error) or type(error).__name__,
+        ) from error
+    return f"{key.get_name()} {key.get_base64()}"
+
+
+def _public(private_key: str) -> str:
+    key = own_key(private_key)
+    return f"{key.get_name()} {key.get_base64()} baremetal"
 
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -19,6 +19,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?\Z")
 _GROUP = re.compile(r"[A-Za-z0-9_.+][A-Za-z0-9_.+-]{0,62}\Z")  # lvm(8), VALID NAMES
 _FOLDER = re.compile(r"/[A-Za-z0-9._/-]{1,200}\Z")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?\Z")
+_HOST_KEY = re.compile(r"[a-z0-9@.-]{4,64} [A-Za-z0-9+/]{4,8192}={0,2}( [ -~]*)?\Z")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 
 
@@ -124,6 +125,10 @@ class StorageSettings:
             self._match("address", self.address, _HOST, "a host name or address")
             if not self.host_key:
                 raise self._wrong("host_key", "", "the public host key of an address, which is pinned")
+            if not _HOST_KEY.match(self.host_key):
+                raise self._wrong(
+                    "host_key", self.host_key, "a public key in one line, as in ssh-ed25519 AAAA…"
+                )
         if bool(self.folder) == bool(self.volume_group) and self.makes:
             raise Invalid(
                 f"storage host {self.name}: where are its volumes kept?",

@@ -123,7 +123,9 @@ class _OneHost(Hosts):
     """The real storage hosts of one incarnation, of which the one that stands open is simulated."""
 
     def __init__(self, world: World, host: StorageHost) -> None:
-        super().__init__(world.store, {HOST: SETTINGS}, remote=lambda _: host.shell, now=world.now)
+        super().__init__(
+            world.store, {HOST: SETTINGS}, remote=lambda _: host.shell, scan=lambda *_: "", now=world.now
+        )
         self._simulated = host
 
     def host(self, name: str) -> StorageHost:

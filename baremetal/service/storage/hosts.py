@@ -5,6 +5,8 @@ Owns finding one by name, and which is meant where none is named. Deliberately u
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -19,7 +21,7 @@ from baremetal.store.store import Store
 
 
 class Hosts:
-    """All storage hosts by name. `remote` opens the shell of another machine."""
+    """All storage hosts by name. `remote` opens the shell of another machine, `scan` asks one for its host key."""
 
     def __init__(
         self,
@@ -27,11 +29,13 @@ class Hosts:
         configured: Mapping[str, StorageSettings],
         *,
         remote: OpenShell,
+        scan: Callable[[str, int], str],
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._configured = dict(configured)
         self._remote = remote
+        self._scan = scan
         self._now = now
         self._open: dict[str, tuple[StorageSettings, StorageHost]] = {}
         self._added: dict[str, StorageSettings] | None = None
@@ -85,7 +89,13 @@ class Hosts:
     # -- use cases --
 
     def add(self, name: str, facts: Mapping[str, Any], by: str) -> dict[str, Any]:
-        """Add a storage host once it has been looked at. Raises Invalid, Conflict, StorageError."""
+        """Add a storage host once it has been looked at. Raises Invalid, Conflict, StorageError.
+
+        Where no host key is given, the one that the machine shows now is pinned; it is for people to compare.
+        """
+        if facts.get("address") and not facts.get("host_key"):
+            bare = StorageSettings.parse(name, {**facts, "host_key": "ssh-ed25519 AAAA"})
+            facts = {**facts, "host_key": self._scan(bare.address, bare.ssh_port)}
         said = StorageSettings.parse(name, facts)
         if name in self._configured:
             raise Conflict(f"the configuration has a storage host {name!r}", fix="change it there")
@@ -134,5 +144,12 @@ class Hosts:
             "portal": said.portal,
             "base_iqn": said.base_iqn,
             "keeps": said.folder or said.volume_group,
+            "fingerprint": _fingerprint(said.host_key) if said.host_key else None,
             "configured": said.name in self._configured,
         }
+
+
+def _fingerprint(host_key: str) -> str:
+    """Return a public key's fingerprint as ssh-keygen -l prints it."""
+    digest = hashlib.sha256(base64.b64decode(host_key.split()[1])).digest()
+    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
