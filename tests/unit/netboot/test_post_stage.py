@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from baremetal.netboot.context import PROOF_COMMAND
 from baremetal.netboot.render import render_answer
 from tests.unit.netboot.sample import PROOF_KEY, SERVER, context, frozen
 from tests.unit.netboot.stage import OFF, SHELLS, Machine, Office, disks_of, office, section
@@ -54,8 +55,7 @@ def test_post_settles_in_and_tells_complete(machine: Machine, there: Office) -> 
     root = machine.folder / "root"
     assert (root / "etc/baremetal/run").read_text() == f"{SERVER.id}/3\n"
     assert (root / "root/.ssh/authorized_keys").read_text().splitlines() == [
-        'command="cat /etc/baremetal/run",no-agent-forwarding,no-port-forwarding,no-pty,no-X11-forwarding '
-        + PROOF_KEY,
+        f'command="{PROOF_COMMAND}",no-agent-forwarding,no-port-forwarding,no-pty,no-X11-forwarding {PROOF_KEY}',
         KEY,
     ]
     for secret in ("etc/baremetal/callback", "root/.ssh/authorized_keys"):
