@@ -156,7 +156,8 @@ def _assemble(
     performer = Performer(
         sleep=time.sleep, login=login, login_deadline_s=config.deploy.ssh_deadline_s, volumes=volumes
     )
-    engine = Engine(store, conversations, performer, _locate(config.deploy.ssh_port), now, turns)
+    locate = _locate(config.deploy.ssh_port)
+    engine = Engine(store, conversations, performer, locate, now, turns)
     observations = Observations(store, now)
 
     loaders = Loaders(config.data_dir / "loaders")
@@ -197,7 +198,7 @@ def _assemble(
         stagger_s=config.deploy.power_on_stagger_s,
         tell=timeline.wake,
     )
-    power = Power(store, engine, ask=login.ask, now=now)
+    power = Power(store, engine, ask=login.ask, locate=locate, now=now)
     services = Services(
         servers=servers,
         deploys=Deploys(

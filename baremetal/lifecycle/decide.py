@@ -34,7 +34,7 @@ from baremetal.lifecycle.events import (
     Overdue,
     SystemChosen,
 )
-from baremetal.lifecycle.model import PowerState, ProvisionState, Run, Server, Verb
+from baremetal.lifecycle.model import BootTarget, PowerState, ProvisionState, Run, Server, Verb
 from baremetal.lifecycle.moves import (
     advance,
     changed,
@@ -177,11 +177,12 @@ def _choose(server: Server, event: SystemChosen) -> Decision:
     if number is None:
         has = ", ".join(name for name, _ in server.systems) or "none on volumes"
         return refuse_operator(server, f"boot {event.system}: no such system; it has {has}")
-    if server.state is not ProvisionState.ACTIVE:
+    if server.run is not None or server.state not in (ProvisionState.ACTIVE, ProvisionState.DEPLOY_FAILED):
         return refuse_operator(server, f"boot {event.system}: the server is {server.state}, not active")
     if number == server.deployed:
         return noop(server, f"it boots {event.system} already")
-    return changed(server, server, f"boots {event.system} from now on, by {event.by}", deployed=number)
+    note = f"boots {event.system} from now on, by {event.by}"
+    return changed(server, server, note, deployed=number, target=BootTarget.ISCSI)
 
 
 # -- results of our own actions ------------------------------------------------------------------------------------

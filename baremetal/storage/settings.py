@@ -5,6 +5,8 @@ Deliberately unknown: where it was said, and how the host is spoken to.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -77,6 +79,8 @@ class StorageSettings:
                     fix=f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}",
                 )
         said = {key: value for key, value in given.items() if value is not None}
+        if isinstance(said.get("host_key"), str):
+            said["host_key"] = said["host_key"].strip()
         kind = str(said.pop("kind", ""))
         if kind not in tuple(Kind):
             raise Invalid(
@@ -125,7 +129,7 @@ class StorageSettings:
             self._match("address", self.address, _HOST, "a host name or address")
             if not self.host_key:
                 raise self._wrong("host_key", "", "the public host key of an address, which is pinned")
-            if not _HOST_KEY.match(self.host_key):
+            if not _HOST_KEY.match(self.host_key) or not _is_base64(self.host_key.split()[1]):
                 raise self._wrong(
                     "host_key", self.host_key, "a public key in one line, as in ssh-ed25519 AAAA…"
                 )
@@ -151,3 +155,10 @@ class StorageSettings:
 
     def _wrong(self, key: str, value: object, words: str) -> Invalid:
         return Invalid(f"storage host {self.name}: {key} {str(value)[:80]!r} is not {words}", variable=key)
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        return bool(base64.b64decode(text, validate=True))
+    except binascii.Error:
+        return False

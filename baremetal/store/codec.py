@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from baremetal.errors import Unavailable
 from baremetal.lifecycle.events import Event
-from baremetal.lifecycle.model import Server
+from baremetal.lifecycle.model import MAIN, BootTarget, Server
 
 Json = dict[str, Any]
 
@@ -26,6 +26,7 @@ _NAMES = {kind: name for name, kind in EVENTS.items()}
 
 # Sets in a fixed order: a replay writes the same bytes.
 _ENCODER = msgspec.json.Encoder(order="deterministic")
+_SYSTEMS = '"systems":'
 _LIVES = msgspec.json.Decoder(Server)
 
 
@@ -59,9 +60,13 @@ def decode_life(text: str, generation: int, fence: int) -> Server:
 @lru_cache(maxsize=2048)
 def _decoded(text: str) -> Server:
     try:
-        return _LIVES.decode(text)
+        life = _LIVES.decode(text)
     except msgspec.MsgspecError as error:
         raise _newer("life", error) from error
+    if _SYSTEMS not in text and life.target is BootTarget.ISCSI and life.deployed:
+        # written when a server had one system, which had no name
+        return replace(life, systems=((MAIN, life.deployed),))
+    return life
 
 
 def encode_event(event: Event) -> Json:

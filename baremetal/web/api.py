@@ -133,10 +133,11 @@ def _add_servers(app: FastAPI, services: Services) -> None:
         given = body.model_dump(exclude={"bmc_password", "boot"})
         password = body.bmc_password.get_secret_value() if body.bmc_password is not None else None
         change = ServerChange(**given, bmc_password=password)
-        by = who(request).name
-        if body.boot is not None:
-            await asyncio.to_thread(servers.choose, name, body.boot, by)
-        return await _aside(services, lambda: servers.change(name, change, by))
+        by, system = who(request).name, body.boot
+        if system is not None:
+            await asyncio.to_thread(servers.check_choice, name, system)
+        changed = await _aside(services, lambda: servers.change(name, change, by))
+        return changed if system is None else await asyncio.to_thread(servers.choose, name, system, by)
 
     @app.delete("/v1/servers/{name}", status_code=204)
     @allows(Role.OPERATOR)

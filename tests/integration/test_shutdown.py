@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from baremetal.drivers.keys import generate_keypair
 from tests.integration.conftest import Service
 from tests.integration.hall import HOST, Hall
 from tests.integration.hall import diskless as diskless  # a fixture
@@ -33,6 +34,21 @@ def test_it_is_asked_once_with_the_key_of_the_proof(diskless: Hall, target: str,
     assert service.bmcs["r1"].requests["chassis-control"] == writes
     notes = [event["note"] for event in service.get("/v1/servers/r1/events")["events"]]
     assert any(note.startswith(f"power {target} by SSH by ") for note in notes)
+
+
+def test_whichever_of_its_systems_runs_is_the_one_that_is_asked(diskless: Hall) -> None:
+    """The chosen one and the other alike, each by its own host key."""
+    service, other = diskless.service, generate_keypair("other host")
+    diskless.make_active()
+    diskless.deploy(verb="rebuild", system="other")
+    diskless.boot_first(other.public)
+    diskless.rest()
+    for host in (HOST, other):
+        with sshd(host=host.private, accepts=_own_key(service), answers=ANSWERS) as (port, command):
+            service.api.patch("/v1/servers/r1", json={"vars": {"ssh_address": f"127.0.0.1:{port}"}})
+            answer = service.api.put(PATH, json={"target": "soft-off", "by_ssh": True})
+            assert answer.status_code == 200, answer.text
+            assert command.asked == ["poweroff"]
 
 
 def test_what_cannot_be_asked_is_refused(diskless: Hall) -> None:

@@ -180,6 +180,9 @@ def test_one_servers_trouble_keeps_no_other_from_being_served_again(diskless: Ha
         ({"folder": "/nowhere/at/all"}, "BM804"),
         ({"socket": "/nowhere/socket.0"}, "BM804"),
         ({"address": "127.0.0.1", "ssh_port": 1, "host_key": HOST_KEY}, "BM801"),
+        ({"address": "127.0.0.1", "ssh_port": 1}, "BM801"),
+        ({"address": "127.0.0.1", "host_key": "ssh-ed25519 AAAAB"}, "BM505"),
+        ({"address": "127.0.0.1", "host_key": "AAAA"}, "BM505"),
     ],
 )
 def test_a_storage_host_that_cannot_be_right_is_not_added(
@@ -220,8 +223,9 @@ def test_an_array_whose_luns_are_made_by_hand(hall: Hall) -> None:
         "iscsi_initiatorname=iqn.2000-01.com.synology:r1 ip=dhcp",
     ):
         assert words in told, told
+    service.post("/v1/storage/ds918/steps", {"server": "r1", "system": "lab"}, 200)
     said = hall.settings()
-    assert said["root-path"] == uri
+    assert said["root-path"] == uri, "what another system would need is told, and changes nothing"
     assert f"user {said['username']}, password {said['password']}." in told
     assert service.post("/v1/storage/ds918/steps", {"server": "r1", "size": "20G"}, 200)[
         "steps"

@@ -7,6 +7,8 @@ import re
 import pytest
 
 from baremetal.drivers.keys import generate_keypair
+from baremetal.errors import StorageError, StorageErrorKind
+from baremetal.storage.host import StorageHost
 from tests.integration.conftest import MAC, Service
 from tests.integration.hall import BASE, Hall
 from tests.integration.hall import diskless as diskless  # a fixture
@@ -104,6 +106,31 @@ def test_a_reset_is_of_the_system_that_it_boots(two: Hall) -> None:
     assert _systems(two.service) == [("Windows10", True), ("main", False)]
 
 
+def test_after_a_failed_rebuild_one_that_is_there_is_booted_again_and_none_is_replaced_unasked(
+    two: Hall,
+) -> None:
+    """I21: nobody is asked to guess which system a deploy is for."""
+    two.deploy(verb="rebuild", system="Windows10")
+    two.service.post("/v1/servers/r1/abort")
+    assert two.rest()["provision_state"] == "deploy failed"
+    assert _systems(two.service) == [("main", False)]
+    refused = two.service.post("/v1/servers/r1/deploy", {"profile": "clone"}, 422)
+    assert "which of its systems" in refused["message"]
+    assert "sanboot" not in two.script()
+    _choose(two.service, "main")
+    assert _boots(two.service) == f"{BASE}:r1.main"
+    two.deploy(system="Windows10")
+    two.boot_first()
+    assert two.rest()["provision_state"] == "active"
+    assert _systems(two.service) == [("Windows10", True), ("main", False)]
+
+
+def test_a_choice_beside_facts_that_are_refused_is_not_made(two: Hall) -> None:
+    answer = two.service.api.patch("/v1/servers/r1", json={"boot": "main", "macs": ["no MAC"]})
+    assert answer.status_code == 422
+    assert _systems(two.service) == [("Windows10", True), ("main", False)]
+
+
 def test_release_takes_them_all(two: Hall) -> None:
     two.service.post("/v1/servers/r1/release")
     assert two.rest()["provision_state"] == "available"
@@ -112,7 +139,20 @@ def test_release_takes_them_all(two: Hall) -> None:
     assert two.service.get("/v1/servers/r1")["systems"] == []
 
 
-def test_both_are_served_again_and_follow_a_new_nic(hall: Hall) -> None:
+def _cut_off_half_way(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The storage host goes away once the new names are written down; the same request is made again (P5)."""
+
+    def away(*_: object, **__: object) -> bool:
+        raise StorageError("gone", StorageErrorKind.UNREACHABLE)
+
+    body = {"macs": ["52:54:00:00:00:78"]}
+    with monkeypatch.context() as patch:
+        patch.setattr(StorageHost, "serve", away)
+        assert hall.service.api.patch("/v1/servers/r1", json=body).status_code >= 500
+    assert hall.service.api.patch("/v1/servers/r1", json=body).status_code == 200
+
+
+def test_both_are_served_again_and_follow_a_new_nic(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
     """S4-11, S0-6: what holds for one system holds for each."""
     service = hall.service
     names = {"target": "{base}:{mac_hex}.{system}", "initiator": "{base}:{hostname}-{mac}"}
@@ -132,6 +172,8 @@ def test_both_are_served_again_and_follow_a_new_nic(hall: Hall) -> None:
         body = {"macs": ["52:54:00:00:00:77"]}
         assert service.api.patch("/v1/servers/r1", json=body).status_code == 200
         assert set(hall.targets()) == {f"{BASE}:525400000077.{name}" for name in ("main", "second")}
+        _cut_off_half_way(hall, monkeypatch)
+        assert set(hall.targets()) == {f"{BASE}:525400000078.{name}" for name in ("main", "second")}
     finally:
         service.api.delete("/v1/servers/r1?force=true")
         for name in sorted(name for name, one in hall.volumes().items() if one["storage"] == "by-mac"):

@@ -26,8 +26,9 @@ DEPTH = 16
 _MOST = 256
 _BOOT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 _DISK = re.compile(r"[A-Za-z0-9._:/@+-]{1,128}\Z")
+# ssh-dss is of no use to us, and cloud-init still makes one: it must not keep the others from being heard.
 _KEY = re.compile(
-    r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]{40,4096}={0,3}( [ -~]{0,200})?\Z"
+    r"(ssh-ed25519|ssh-rsa|ssh-dss|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]{40,4096}={0,3}( [ -~]{0,200})?\Z"
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _UNPRINTED = re.compile(r"[^\x09\x0a\x20-\x7e\u00a0-\ufffd]")

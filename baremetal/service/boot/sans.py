@@ -46,7 +46,9 @@ class Sans:
             return kept[1]
         if san is not None and record.life.run is None and boots_volume(record.life):
             with self._lock:
-                self._kept[record.id] = (record, san)
+                kept = self._kept.get(record.id)
+                if kept is None or kept[0].life.generation <= record.life.generation:  # nobody slow wins
+                    self._kept[record.id] = (record, san)
         return san
 
     def recall(self, machine: Machine) -> tuple[ServerRecord, San] | None:

@@ -435,8 +435,27 @@ def _system(record: ServerRecord, order: Order, target: BootTarget) -> str:
                 fix="say --boot-target iscsi",
             )
         return MAIN
-    booted = next((name for name, run in record.life.systems if run == record.life.deployed), MAIN)
-    return check_system(order.system) if order.system is not None else booted
+    life = record.life
+    if order.system is not None:
+        adopted = life.state is ProvisionState.ACTIVE and not life.deployed
+        if adopted and life.target is BootTarget.ISCSI and order.system != MAIN:
+            raise Invalid(
+                "the system that it boots was adopted, and would be lost beside another",
+                variable="system",
+                server=record.name,
+                fix="deploy it here first, as main",
+            )
+        return check_system(order.system)
+    booted = [name for name, run in life.systems if run == life.deployed]
+    if life.systems and not booted:
+        raise Invalid(
+            "which of its systems? None of them is booted now",
+            variable="system",
+            server=record.name,
+            seen=f"it has {', '.join(name for name, _ in life.systems)}",
+            fix=f"say --system NAME, or boot one that is there: baremetal set {record.name} --boot NAME",
+        )
+    return booted[0] if booted else MAIN
 
 
 def _raise_refusal(record: ServerRecord, decision: Decision) -> None:

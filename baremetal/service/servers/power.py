@@ -13,14 +13,14 @@ from datetime import datetime
 from typing import Any
 
 from baremetal.drivers.base import BmcDriver, BootFlags, PowerTarget
-from baremetal.engine.engine import Engine
+from baremetal.engine.engine import Engine, Locate
 from baremetal.engine.perform import Quirks, flags_agree, flags_in_words
 from baremetal.errors import BmcError, BmcErrorKind, Invalid, LoginError, Refused, Superseded
 from baremetal.lifecycle.actions import EnsureBootDevice
 from baremetal.lifecycle.model import BootDevice, BootMode, PowerState, ProvisionState
 from baremetal.service import views
-from baremetal.service.servers.servers import find, host_keys, ssh_places
-from baremetal.store.records import ServerRecord
+from baremetal.service.servers.servers import find, system_runs
+from baremetal.store.records import RunRecord, ServerRecord
 from baremetal.store.store import Store
 
 VERIFY_S = 8.0
@@ -40,12 +40,14 @@ class Power:
         engine: Engine,
         *,
         ask: AskSystem,
+        locate: Locate,
         now: Callable[[], datetime],
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store = store
         self._engine = engine
         self._ask = ask
+        self._locate = locate
         self._now = now
         self._sleep = sleep
 
@@ -96,14 +98,13 @@ class Power:
         record = find(self._store, name)
         life, what = record.life, f"power {target} by SSH"
         self._check_free(record, what)
-        run = self._store.run(record.id, life.deployed) if life.deployed else None
-        keys = host_keys(self._store, record)
-        if life.state is not ProvisionState.ACTIVE or run is None or not keys:
+        runs = system_runs(self._store, record)
+        if life.state is not ProvisionState.ACTIVE or not any(run.ssh_host_keys for run in runs):
             raise Refused(
                 f"{what}: nothing that was deployed here runs on {life.name}", fix=f"power {target}"
             )
         self._audit(record, what, by)
-        if self._answer(record, run.addresses, keys, _BY_SSH[target]) == _BY_SSH[target]:
+        if self._answer(record, runs, _BY_SSH[target]) == _BY_SSH[target]:
             return {"name": life.name, "power_state": str(record.power_state)}
         raise Refused(
             f"{what}: its system does not do that",
@@ -112,14 +113,16 @@ class Power:
             fix=f"leave --ssh out: baremetal power {target} {life.name}",
         )
 
-    def _answer(self, record: ServerRecord, addresses: Sequence[str], keys: Sequence[str], what: str) -> str:
-        """Ask the deployed system at the first of its addresses that answers. Raises LoginError, Refused."""
+    def _answer(self, record: ServerRecord, runs: Sequence[RunRecord], what: str) -> str:
+        """Ask whichever of its systems answers, each where it was and by its own host keys. Raises LoginError."""
         silent: LoginError | None = None
-        for address, port in ssh_places(record.facts.vars, record.facts.ip, addresses):
-            try:
-                return self._ask(address, port, keys, SSH_S, what).strip()
-            except LoginError as error:
-                silent = error
+        for run in runs:
+            there = self._locate(record, run)
+            for address, port in there.addresses:
+                try:
+                    return self._ask(address, port, there.host_keys, SSH_S, what).strip()
+                except LoginError as error:
+                    silent = silent or error
         if silent is not None:
             raise silent
         raise Refused(

@@ -17,6 +17,7 @@ from baremetal.drivers.base import BmcCredentials, BmcUrl
 from baremetal.engine.engine import Begin, Engine
 from baremetal.errors import BaremetalError, Conflict, Invalid, Refused, Unknown
 from baremetal.failpoints import failpoints
+from baremetal.lifecycle.decide import decide
 from baremetal.lifecycle.decision import Outcome
 from baremetal.lifecycle.events import Asked, MaintenanceChanged, SystemChosen
 from baremetal.lifecycle.model import BootTarget, Budgets, Limits, ProvisionState, Server, Verb
@@ -25,7 +26,7 @@ from baremetal.service import views
 from baremetal.service.servers.enrolment import Enrolment, ServerChange, changed_facts, first_facts
 from baremetal.service.servers.hardware import Hardware
 from baremetal.service.servers.roster import InvalidRows
-from baremetal.store.records import Credentials, Facts, HistoryEntry, NewServer, ServerRecord
+from baremetal.store.records import Credentials, Facts, HistoryEntry, NewServer, RunRecord, ServerRecord
 from baremetal.store.store import Store
 
 __all__ = ["Enrolment", "ServerChange", "Servers"]
@@ -229,6 +230,13 @@ class Servers:
             self._engine.nudge(record.id)
         return self._view(record.id)
 
+    def check_choice(self, name: str, system: str) -> None:
+        """Raise Refused where a server would not boot this system."""
+        record = self._store.server(name)
+        decision = decide(record.life, SystemChosen(system), self._now())
+        if decision.outcome is Outcome.REFUSED:
+            raise Refused(decision.note, server=record.life.name, allowed=tuple(views.allowed(record)))
+
     def choose(self, name: str, system: str, by: str) -> dict[str, Any]:
         """Have a diskless server boot another of its systems from now on; what runs goes on running. Raises Refused."""
         record = self._store.server(name)
@@ -298,11 +306,17 @@ def find(store: Store, ref: str) -> ServerRecord:
 
 
 def host_keys(store: Store, record: ServerRecord) -> tuple[str, ...]:
-    """Return the host keys that a server's systems reported: the one that runs may not be the one that is chosen."""
+    """Return the host keys that a server's systems reported."""
+    runs = system_runs(store, record)
+    return tuple(dict.fromkeys(key for run in runs for key in run.ssh_host_keys))
+
+
+def system_runs(store: Store, record: ServerRecord) -> list[RunRecord]:
+    """Return the runs of a server's systems, the chosen one first: what runs just now may be another."""
     life = record.life
-    runs = (life.deployed, *(number for _, number in life.systems if number != life.deployed))
-    known = [store.run(record.id, number) for number in runs if number]
-    return tuple(dict.fromkeys(key for run in known if run is not None for key in run.ssh_host_keys))
+    numbers = (life.deployed, *(number for _, number in life.systems if number != life.deployed))
+    known = [store.run(record.id, number) for number in numbers if number]
+    return [run for run in known if run is not None]
 
 
 def ssh_places(variables: Mapping[str, str], ip: str, addresses: Sequence[str]) -> list[tuple[str, int]]:

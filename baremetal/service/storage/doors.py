@@ -6,7 +6,7 @@ Deliberately unknown: when a volume is made or goes (`volumes.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace as replaced
 from datetime import datetime
 from functools import partial
@@ -104,7 +104,7 @@ class VolumeDoors:
         life, number = record.life, booted_run(record.life)
         behind = {door.volume_id: door for door in reversed(doors)}
         ids = {one.run: one.id for one in self._store.volumes(server_id=record.id) if one.role == "system"}
-        door = behind.get(ids.get(number, ""))  # "": made by hand, for a server that was adopted
+        door = behind.get(ids.get(number, "-")) if number else self._adopted(record, doors)
         if door is None:
             return None
         systems = life.systems if life.run is None and len(life.systems) > 1 else ()
@@ -113,6 +113,14 @@ class VolumeDoors:
         }
         others = tuple(san for run, san in sans.items() if run != number)
         return replaced(sans.get(number) or self._san(record, door, MAIN), others=others)
+
+    def _adopted(self, record: ServerRecord, doors: Sequence[DoorRecord]) -> DoorRecord | None:
+        """Find the target of a system that was there before us, made by hand: the one that was told for `main`."""
+        for door in doors:
+            said = self._hosts.settings(door.storage)
+            if not door.volume_id and door.target == self.names(record, said, record.facts.vars, MAIN)[0]:
+                return door
+        return None
 
     def _san(self, record: ServerRecord, door: DoorRecord, system: str) -> San:
         said = self._hosts.settings(door.storage)
@@ -144,7 +152,12 @@ class VolumeDoors:
         said, host = self._hosts.settings(door.storage), self._hosts.host(door.storage)
         variables = self._kitchen.recipe(self._store, record.id, number).variables
         target, initiator = self.names(replace(record, facts=facts), said, variables, system)
-        if (target, initiator) == (door.target, door.initiator):
+        before = self.names(record, said, variables, system)
+        # what was cut off half way has the new names in its row, and may be served by the old ones
+        stale = [
+            old for old in self._store.doors(record.id) if old.volume_id == volume.id and old.target != target
+        ]
+        if (target, initiator) == before and not stale:
             return False
         if record.power_state is not PowerState.OFF:
             raise Refused(
@@ -156,9 +169,9 @@ class VolumeDoors:
         new = replaced(door, target=target, initiator=initiator, at=self._now())
         self._store.save_door(new)
         host.serve(shown(self._store, volume), open_door(new), names_of(self._store, record.id, door.storage))
-        if target != door.target:
-            host.withdraw(door.target, names_of(self._store, record.id, door.storage))
-            self._store.drop_door(door)
+        for old in stale:
+            host.withdraw(old.target, names_of(self._store, record.id, old.storage))
+            self._store.drop_door(old)
         return True
 
     # -- by hand --

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -89,13 +89,13 @@ class Goldens:
         `replace`: as the next version of the image of this name, which is what clones are made of from then on.
         """
         host = self._hosts.host(self._hosts.settings(storage).name)
-        with self._raw(self._image(path)) as image, self._making(host.name, name):
+        with self._raw(self._image(path)) as image:
             size = -(-image.stat().st_size // 512) * 512
-            name = self._next(host.name, name) if replace else name
-            record = self._want(host, name, size, by, f"imported from {Path(path).name}")
-            # Not under the host's lock: it is made under another name, and others' changes need not wait for a copy.
-            host.keeper.fill(record.name, size, tag_of(record), _chunks(image))
-            return self._stands(record, size)
+            with self._named(host.name, name, replace=replace) as full:
+                record = self._want(host, full, size, by, f"imported from {Path(path).name}")
+                # Not under the host's lock: it is made under another name, and others' changes need not wait.
+                host.keeper.fill(record.name, size, tag_of(record), _chunks(image))
+                return self._stands(record, size)
 
     def promote(self, server_name: str, name: str, by: str, *, replace: bool = False) -> dict[str, Any]:
         """Make a golden image of what a server's volume holds now. The server must be off. Raises Refused.
@@ -106,9 +106,8 @@ class Goldens:
         self._refuse_running(server)
         volume = self._booted_by(server)
         host = self._hosts.host(volume.storage)
-        with self._making(host.name, name):
-            name = self._next(host.name, name) if replace else name
-            record = self._want(host, name, volume.size, by, f"promoted from {server.name}", volume.id)
+        with self._named(host.name, name, replace=replace) as full:
+            record = self._want(host, full, volume.size, by, f"promoted from {server.name}", volume.id)
             host.keeper.clone(record.name, volume.name, volume.size, tag_of(record))
             # switched on while it was copied, it may have been written to: then this is no image of anything
             self._refuse_running(self._store.server(server.id))
@@ -184,6 +183,14 @@ class Goldens:
                 seen=", ".join(one.name for one in clones[:5]),
                 fix="release those servers first, or leave it",
             )
+
+    @contextmanager
+    def _named(self, storage: str, name: str, *, replace: bool) -> Iterator[str]:
+        """Give the name of an image that is to be made, which nobody else makes meanwhile. Raises Conflict."""
+        with self._making(storage, name):
+            full = self._next(storage, name) if replace else name
+            with nullcontext() if full == name else self._making(storage, full):
+                yield full
 
     def _next(self, storage: str, name: str) -> str:
         """Name the next version of a golden image; the first has the bare name."""

@@ -45,8 +45,8 @@ def test_a_system_that_is_not_there_is_refused_and_those_that_are_get_named() ->
     assert "it has none on volumes" in decide(on_disk, SystemChosen("main"), LATER).note
 
 
-@pytest.mark.parametrize("name", [name for name in positions() if name != "active"])
-def test_nothing_is_chosen_while_a_run_is_under_way_or_nothing_is_active(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in positions() if name not in ("active", "deploy failed")])
+def test_nothing_is_chosen_while_a_run_is_under_way_or_nothing_was_deployed(name: str) -> None:
     server = replace(positions()[name], systems=SEVERAL.systems)
     assert decide(server, SystemChosen("other"), LATER).outcome is Outcome.REFUSED
 
@@ -90,6 +90,9 @@ def test_what_fails_after_its_target_was_touched_has_lost_its_system_and_no_othe
     failed = decide(serving, RESULTS["failed for good"](serving), LATER).server
     assert (failed.deployed, failed.systems, failed.target) == (0, (("other", 2),), BootTarget.DISK)
     assert not boots_volume(failed)
+    back = decide(failed, SystemChosen("other"), LATER).server
+    assert boots_volume(back)
+    assert (booted_run(back), back.state) == (2, S.DEPLOY_FAILED)
     # the volume that never ran goes with the next system that does; the other one stays
     begin = replace(failed, volumes=(1, 2, 3))
     ended = _end("deploy by clone", begin, system="main")

@@ -34,6 +34,8 @@ def test_lists_come_as_json_as_text_and_as_lines() -> None:
     ):
         assert read_news({"macs": macs}).macs == want
     assert read_news({"ssh_host_keys": f"{KEY}\n{KEY}\n"}).ssh_host_keys == (KEY, KEY)
+    old = f"ssh-dss {'A' * 400}=="
+    assert read_news({"ssh_host_keys": [old, KEY]}).ssh_host_keys == (old, KEY), "as cloud-init makes them"
 
 
 def test_interfaces_without_a_mac_of_their_own_are_passed_over() -> None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from baremetal.errors import Unavailable
 from baremetal.lifecycle.events import Event
-from baremetal.lifecycle.model import Budgets, Server
+from baremetal.lifecycle.model import BootTarget, Budgets, ProvisionState, Server
 from baremetal.lifecycle.table import TABLES, positions
 from baremetal.store.codec import decode_event, decode_life, encode_event, encode_life
 
@@ -105,3 +105,13 @@ def test_a_form_from_a_newer_version_is_refused_in_words(wrong: dict[str, Any]) 
 def test_an_event_of_a_newer_version_is_refused_in_words() -> None:
     with pytest.raises(Unavailable, match="does not know"):
         decode_event({"type": "levitated"})
+
+
+def test_a_life_of_before_there_were_systems_has_the_one_that_it_boots() -> None:
+    """I7, I21: what an earlier version deployed onto a volume is kept beside a further system, as `main`."""
+    life = Server("r1", ProvisionState.ACTIVE, deployed=3, target=BootTarget.ISCSI, volumes=(3,))
+    on_disk = Server("r1", ProvisionState.ACTIVE, deployed=3)
+    for server, systems in ((life, (("main", 3),)), (on_disk, ())):
+        text = encode_life(server).replace('"systems":[],', "")
+        assert "systems" not in text
+        assert decode_life(text, 0, 0).systems == systems
