@@ -56,8 +56,9 @@ class MachineSpec:
     """Everything that makes one virtual server. `directory` holds its serial log, process id and UEFI variables.
 
     `own_order` is what the firmware tries without an override. `boot_url` is what DHCP answers as boot file.
-    `ssh_port` is the loopback port that leads to the guest's port 22; None forwards nothing. With `tap` the machine
-    stands on a segment of its own (`segment.py`) in the place of QEMU's user network, and neither of the two applies.
+    `ssh_port` is the loopback port that leads to the guest's port 22; None forwards nothing. `forwards` are further
+    pairs of a loopback port and the guest's. With `tap` the machine stands on a segment of its own (`segment.py`) in
+    the place of QEMU's user network, and none of these applies.
     `network_rom` is iPXE in the NIC; without it UEFI firmware netboots by itself, and BIOS cannot. `http_boot` leaves
     it UEFI HTTP boot alone, which it tries after PXE otherwise. `secure_boot` needs firmware that was found for it.
     """
@@ -74,6 +75,7 @@ class MachineSpec:
     own_order: tuple[BootDevice, ...] = (BootDevice.DISK, BootDevice.PXE)
     memory_mib: int | None = None
     ssh_port: int | None = None
+    forwards: tuple[tuple[int, int], ...] = ()
     more_macs: tuple[str, ...] = ()
     more_arguments: tuple[str, ...] = ()
     tap: str = ""
@@ -173,7 +175,8 @@ def _board(spec: MachineSpec, firmware: Firmware) -> list[str]:
 
 
 def _user_network(spec: MachineSpec, lan: int) -> list[str]:
-    forward = f",hostfwd=tcp:127.0.0.1:{spec.ssh_port}-:22" if spec.ssh_port else ""
+    ports = [*([(spec.ssh_port, 22)] if spec.ssh_port else []), *spec.forwards]
+    forward = "".join(f",hostfwd=tcp:127.0.0.1:{outer}-:{inner}" for outer, inner in ports)
     # IPv6 stays on: without a router's advertisement iPXE waits 13 s for one
     return [
         *("-netdev", f"user,id=net0,bootfile={_quote(spec.boot_url)}{forward}"),

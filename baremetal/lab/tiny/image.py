@@ -69,9 +69,17 @@ def check_tools() -> None:
 
 
 def write_image(target: Path, boot: BootFiles, root: Path, work: Path) -> None:
-    """Write the raw disk image to `target`, sized by its content."""
-    boot_bytes = _whole_mib(sum(path.stat().st_size for path in boot.files()) + _BOOT_SPARE)
+    """Write the raw disk image to `target`, sized by its content; `root` is the folder of the root filesystem."""
     root_bytes = _whole_mib(sum(path.lstat().st_size for path in root.rglob("*")) + _ROOT_SPARE)
+    filesystem = work / "root.ext4"
+    _make_root_filesystem(filesystem, root, root_bytes, work)
+    join_image(target, boot, filesystem, work)
+
+
+def join_image(target: Path, boot: BootFiles, filesystem: Path, work: Path) -> None:
+    """Write the raw disk image of a boot partition and this root filesystem to `target`. Holes stay holes."""
+    boot_bytes = _whole_mib(sum(path.stat().st_size for path in boot.files()) + _BOOT_SPARE)
+    root_bytes = _whole_mib(filesystem.stat().st_size)
     root_start = _BOOT_START + boot_bytes
     table = _partition(_BOOT_START, boot_bytes, _TYPE_ESP, active=True)
     table += _partition(root_start, root_bytes, _TYPE_LINUX, active=False)
@@ -79,13 +87,18 @@ def write_image(target: Path, boot: BootFiles, root: Path, work: Path) -> None:
     code = mbr_code[:_MBR_CODE_BYTES].ljust(_MBR_CODE_BYTES, b"\0")
     with target.open("wb") as image:
         image.write(code + b"tiny\0\0" + table.ljust(64, b"\0") + b"\x55\xaa")
-        image.truncate(root_start + root_bytes)
+        image.truncate(
+            root_start
+        )  # and no further yet: mkfs.vfat chooses the kind of FAT by the whole file's size
     _fill_boot_partition(target, boot, boot_bytes, work)
-    root_filesystem = work / "root.ext4"
-    _make_root_filesystem(root_filesystem, root, root_bytes, work)
-    with target.open("r+b") as image, root_filesystem.open("rb") as filesystem:
+    with target.open("r+b") as image, filesystem.open("rb") as content:
+        image.truncate(root_start + root_bytes)
         image.seek(root_start)
-        shutil.copyfileobj(filesystem, image, _MIB)
+        while chunk := content.read(_MIB):
+            if chunk.count(0) == len(chunk):
+                image.seek(len(chunk), os.SEEK_CUR)
+            else:
+                image.write(chunk)
 
 
 def _whole_mib(size: int) -> int:
