@@ -14,6 +14,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="run the BMC contract tests against this BMC (ipmi://user:password@host) as well",
     )
+    parser.addoption(
+        "--record-dialogues",
+        action="store_true",
+        default=False,
+        help="write down what is said to the storage host in tests/lab, for the replays in tests/contract",
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -6,29 +6,34 @@ Enough of RFC 3720 (10.12, 10.13, 11.1) to ask who is let in. Independent of wha
 from __future__ import annotations
 
 import hashlib
+import secrets
 import socket
 import struct
 
 SUCCESS = (0, 0)
 NOT_FOUND = (2, 3)
 HUNG_UP = (-1, -1)
+UNPROVEN = (-2, -2)  # it let us in, and is not who it should be
 
 
 def knock(
-    portal: tuple[str, int], target: str, initiator: str, user: str = "", password: str = ""
+    portal: tuple[str, int], target: str, initiator: str, user: str = "", password: str = "", back: str = ""
 ) -> tuple[int, int]:
     """Log in and return the status class and detail of the last answer; (0, 0) is a session, closed at once.
 
+    With `back` the target is asked to prove itself by this password, and UNPROVEN is that it did not.
     Raises OSError where nothing answers, and AssertionError for what is no iSCSI.
     """
     with socket.create_connection(portal, timeout=10) as wire:
         try:
-            return _log_in(wire, target, initiator, user, password)
+            return _log_in(wire, target, initiator, user, password, back)
         except (EOFError, ConnectionError):
             return HUNG_UP
 
 
-def _log_in(wire: socket.socket, target: str, initiator: str, user: str, password: str) -> tuple[int, int]:
+def _log_in(
+    wire: socket.socket, target: str, initiator: str, user: str, password: str, back: str
+) -> tuple[int, int]:
     said = {"InitiatorName": initiator, "TargetName": target, "SessionType": "Normal"}
     status, heard = _ask(wire, said | {"AuthMethod": "CHAP,None" if user else "None"}, stage=0, to=1)
     if status != SUCCESS or heard.get("AuthMethod") != "CHAP":
@@ -37,9 +42,18 @@ def _log_in(wire: socket.socket, target: str, initiator: str, user: str, passwor
     if status != SUCCESS:
         return status
     challenge = bytes.fromhex(heard["CHAP_C"].removeprefix("0x"))
-    digest = hashlib.md5(bytes([int(heard["CHAP_I"])]) + password.encode() + challenge).hexdigest()
-    status, _ = _ask(wire, {"CHAP_N": user, "CHAP_R": f"0x{digest}"}, stage=0, to=1)
+    answer = {"CHAP_N": user, "CHAP_R": _prove(int(heard["CHAP_I"]), password, challenge)}
+    ours = secrets.token_bytes(16)
+    if back:
+        answer |= {"CHAP_I": "7", "CHAP_C": f"0x{ours.hex()}"}
+    status, heard = _ask(wire, answer, stage=0, to=1)
+    if back and status == SUCCESS and heard.get("CHAP_R", "").lower() != _prove(7, back, ours):
+        return UNPROVEN
     return status
+
+
+def _prove(number: int, password: str, challenge: bytes) -> str:
+    return f"0x{hashlib.md5(bytes([number]) + password.encode() + challenge).hexdigest()}"
 
 
 def _ask(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from baremetal.errors import Invalid
 from baremetal.storage.base import Keeper, Portal, Shell
 from baremetal.storage.files import FileKeeper
 from baremetal.storage.host import StorageHost
+from baremetal.storage.lio import Lio
+from baremetal.storage.lvm import LvmKeeper
 from baremetal.storage.settings import Kind, StorageSettings
 from baremetal.storage.shell import LocalShell
+from baremetal.storage.sizes import read_size
 from baremetal.storage.tgt import SOCKET, Tgt
 
 OpenShell = Callable[[StorageSettings], Shell]
@@ -24,14 +26,11 @@ def open_host(settings: StorageSettings, remote: OpenShell) -> StorageHost:
     if settings.folder:
         keeper, lock = FileKeeper(shell, settings.folder.rstrip("/")), f"{settings.folder.rstrip('/')}/.lock"
     else:
-        raise _not_yet("volume groups")
+        room = read_size(settings.snapshot_size) if settings.snapshot_size else 0
+        keeper, lock = LvmKeeper(shell, settings.volume_group, settings.thin_pool, room), _LOCK
     portal: Portal
     if settings.kind is Kind.TGT:
         portal = Tgt(shell, settings.socket or SOCKET, settings.lun)
     else:
-        raise _not_yet("lio")
+        portal = Lio(shell, settings.portal, settings.lun)
     return StorageHost(settings.name, shell, keeper, portal, lock)
-
-
-def _not_yet(what: str) -> Invalid:
-    return Invalid(f"{what}: not yet", code="BM809", fix="use kind tgt with a folder")
