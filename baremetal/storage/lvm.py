@@ -160,10 +160,6 @@ class LvmKeeper:
     def seed_path(self, name: str) -> str:
         return self.path(_seed(name))
 
-    def owner(self, path: str) -> str | None:
-        folder, _, file = path.rpartition("/")
-        return file.removesuffix(".seed") if folder == f"/dev/{self.group}" and file else None
-
     def remove(self, name: str, tag: Tag) -> bool:
         rows = {row["lv_name"]: row for row in self._rows()}
         there = rows.get(name)

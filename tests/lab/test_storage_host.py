@@ -18,7 +18,7 @@ from baremetal.lab.guest.storage_host import STORAGE_HOST
 from baremetal.lab.machine import VirtualDisk
 from baremetal.lab.rack import available
 from baremetal.storage.base import Chap, Lun, Output, Shell, Tag, Target
-from baremetal.storage.host import Door, StorageHost, Wanted
+from baremetal.storage.host import Door, Shown, StorageHost, Wanted
 from baremetal.storage.lio import SAVED, Lio
 from baremetal.storage.lvm import LvmKeeper
 from baremetal.storage.remote import SshShell
@@ -101,7 +101,13 @@ def host(guest: Guest, *, cut_at: int = 0, after: bool = False) -> StorageHost:
 def ensure(san: StorageHost, wanted: Wanted, door: Door) -> bool:
     """Have a volume stand and be served, as a deploy does; return whether it was not served so."""
     san.make(wanted, permit)
-    return san.serve(wanted.name, wanted.seed is not None, door, ())
+    return san.serve(Shown(wanted.name, wanted.seed is not None), door, ())
+
+
+def take_away(san: StorageHost, wanted: Wanted, door: Door) -> bool:
+    """Have the target be gone and then its volume, as a release does; return whether there was either."""
+    withdrawn = san.withdraw(door.target, [wanted.name], permit)
+    return san.drop([(wanted.name, wanted.tag)], permit) or withdrawn
 
 
 def permit() -> None:
@@ -146,8 +152,8 @@ def test_only_who_may_gets_in_and_all_survives_a_power_loss(guest: Guest) -> Non
     assert not ensure(again, wanted, door)
     assert {kept.name for kept in again.keeper.volumes()} == {"debian-13", "bm-r1-5ab1f0-7"}
 
-    assert again.release(door.target, [(wanted.name, one)], permit)
-    assert not again.release(door.target, [(wanted.name, one)], permit)
+    assert take_away(again, wanted, door)
+    assert not take_away(again, wanted, door)
     assert log_in(door.initiator, chap.user, chap.password) == HUNG_UP
     assert {kept.name for kept in again.keeper.volumes()} == {"debian-13"}
     assert again.keeper.remove("debian-13", golden)
@@ -182,7 +188,7 @@ def test_a_connection_that_is_cut_at_any_line_leaves_nothing_behind(guest: Guest
     door = Door(f"{BASE}:r1.main", f"{BASE}:r1", Chap("r1-3f1c9a00", "made-up-secret-1"))
     steps: tuple[Callable[[StorageHost], object], ...] = (
         lambda san: ensure(san, wanted, door),
-        lambda san: san.release(door.target, [(wanted.name, one)], permit),
+        lambda san: take_away(san, wanted, door),
     )
     for change in steps:
         cuts = 0
@@ -196,7 +202,9 @@ def test_a_connection_that_is_cut_at_any_line_leaves_nothing_behind(guest: Guest
                 cuts += 1
         assert cuts > 3
         if change is steps[0]:
-            assert whole.portal.targets() == {door.target: whole.target(wanted.name, True, door)}
+            assert whole.portal.targets() == {
+                door.target: whole.target(Shown(wanted.name, seeded=True), door)
+            }
             assert {kept.name: kept.tag for kept in whole.keeper.volumes()} == {
                 "debian-13": golden,
                 wanted.name: one,
