@@ -366,6 +366,7 @@ def running_lab(
     profiles: tuple[TinyProfile, ...] = (),
     more_disks_mib: tuple[int, ...] = (),
     disk_mib: int = 512,
+    memory_mib: int | None = None,
     more: str = "",
 ) -> Iterator[tuple[Lab, list[VirtualServer]]]:
     """Everything up, every server enrolled and available; everything gone afterwards."""
@@ -381,6 +382,7 @@ def running_lab(
             boot_url=f"http://10.0.2.2:{lab.boot_port}/boot.ipxe",
             disk_mib=disk_mib,
             more_disks_mib=more_disks_mib,
+            memory_mib=memory_mib,
             attached=True,
         )
         for machine in machines:

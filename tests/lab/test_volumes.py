@@ -5,105 +5,24 @@ S0-6, S0-9, S1-3, S4-9: two servers without disks, one BIOS and one UEFI, live t
 
 from __future__ import annotations
 
-import io
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-import httpx2
-import paramiko
 import pytest
 
 from baremetal.client import server_path
-from baremetal.drivers.keys import generate_keypair
 from baremetal.errors import Conflict, Refused
-from baremetal.lab.server import VirtualServer
-from baremetal.lab.targets import CONTROL, TargetDaemon
-from baremetal.lifecycle.model import BootMode
-from baremetal.storage.shell import LocalShell
-from baremetal.storage.tgt import Tgt
-from tests.iscsi import SUCCESS, knock
-from tests.lab.rig import STEP_S, Lab, running_lab
+from tests.lab.hall import BASE, PAIR, Hall, running_hall, sh
+from tests.lab.rig import STEP_S
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
-
-PAIR = generate_keypair("operator")
-BASE = "iqn.2026-01.org.example"
-STORAGE = """
-[storage.nas]
-kind = "tgt"
-portal = "10.0.2.2:{port}"
-base_iqn = "{base}"
-folder = "{folder}"
-socket = "{socket}"
-"""
-
-
-@dataclass(frozen=True)
-class Hall:
-    lab: Lab
-    daemon: TargetDaemon
-    volumes: Path
-    bios: VirtualServer
-    uefi: VirtualServer
-
-    @property
-    def both(self) -> tuple[VirtualServer, VirtualServer]:
-        return self.bios, self.uefi
-
-    def names(self) -> set[str]:
-        return {one["name"] for one in self.lab.api.get("/v1/volumes")["volumes"]}
-
-    def targets(self) -> set[str]:
-        socket = f"{self.daemon.environment['TGT_IPC_SOCKET']}.{CONTROL}"
-        return set(Tgt(LocalShell(), socket).targets())
-
-    def clone(self, *servers: VirtualServer) -> None:
-        for server in servers:
-            self.lab.deploy(server, "tiny-clone", ssh_authorized_keys=PAIR.public)
-        for server in servers:
-            assert self.lab.wait_for_end(server)["provision_state"] == "active", self.lab.story(server)
 
 
 @pytest.fixture(scope="module")
 def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
-    folder = tmp_path_factory.mktemp("hall")
-    kept = folder / "volumes"
-    kept.mkdir()
-    with TargetDaemon(folder / "t") as daemon:
-        socket = f"{daemon.environment['TGT_IPC_SOCKET']}.{CONTROL}"
-        more = STORAGE.format(port=daemon.port, base=BASE, folder=kept, socket=socket)
-        with running_lab(folder / "lab", servers=2, boot_mode="mixed", disk_mib=0, more=more) as (
-            lab,
-            (bios, uefi),
-        ):
-            assert (bios.boot_mode, uefi.boot_mode) == (BootMode.BIOS, BootMode.UEFI)
-            image = lab.data / "media/tiny/image.raw"
-            golden = folder / "tiny.raw"
-            golden.write_bytes(image.read_bytes())
-            lab.api.post("/v1/volumes", {"name": "tiny", "path": str(golden)})
-            yield Hall(lab, daemon, kept, bios, uefi)
-
-
-def sh(server: VirtualServer, command: str) -> str:
-    """Run a command in the server's system, as the operator; waits for its sshd, within a bound."""
-    host, _, port = server.ssh_address.rpartition(":")
-    key = paramiko.Ed25519Key.from_private_key(io.StringIO(PAIR.private))
-    until = time.monotonic() + STEP_S
-    while True:
-        try:
-            with paramiko.SSHClient() as client:
-                client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
-                client.connect(host, int(port), "root", pkey=key, timeout=10, banner_timeout=10, auth_timeout=10,
-                               allow_agent=False, look_for_keys=False)  # fmt: skip
-                _, out, _ = client.exec_command(command, timeout=20)
-                return out.read().decode()
-        except (OSError, EOFError, paramiko.SSHException):
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.3)
+    with running_hall(tmp_path_factory.mktemp("hall"), "tiny-clone", "tiny") as hall:
+        yield hall
 
 
 def test_two_clones_of_one_golden_image_are_two_systems(hall: Hall) -> None:
@@ -127,21 +46,10 @@ def test_two_clones_of_one_golden_image_are_two_systems(hall: Hall) -> None:
 
 def test_neither_can_log_in_to_the_others_target(hall: Hall) -> None:
     """The account of the one, as its own script has it, opens nothing of the other."""
-    if any(hall.lab.show(server)["provision_state"] != "active" for server in hall.both):
-        hall.clone(*hall.both)
-    portal = (hall.daemon.address, hall.daemon.port)
-    accounts = {server.name: _account(hall, server) for server in hall.both}
+    hall.are_active()
     for server in hall.both:
         for other in hall.both:
-            user, password, initiator = accounts[server.name]
-            let_in = knock(portal, f"{BASE}:{other.name}.main", initiator, user, password) == SUCCESS
-            assert let_in is (server is other), (server.name, other.name)
-
-
-def _account(hall: Hall, server: VirtualServer) -> tuple[str, str, str]:
-    script = _script(hall, server)
-    words = dict(line.split(" ", 2)[1:] for line in script.splitlines() if line.startswith("set "))
-    return words["username"], words["password"], words["initiator-iqn"]
+            assert hall.lets_in(server, other) is (server is other), (server.name, other.name)
 
 
 def test_a_reset_brings_golden_back_and_the_old_volume_goes_once_that_is_proven(hall: Hall) -> None:
@@ -202,8 +110,7 @@ def test_a_golden_image_in_use_stays(hall: Hall) -> None:
 
 def test_release_takes_the_volume_and_the_target_and_nothing_else(hall: Hall) -> None:
     """A foreign target and a foreign folder stay as they are."""
-    if any(hall.lab.show(server)["provision_state"] != "active" for server in hall.both):
-        hall.clone(*hall.both)
+    hall.are_active()
     foreign = hall.volumes / "bm-somebody"
     foreign.mkdir()
     (foreign / "disk.img").write_bytes(b"not ours")
@@ -214,12 +121,7 @@ def test_release_takes_the_volume_and_the_target_and_nothing_else(hall: Hall) ->
     assert sorted(path.name for path in hall.volumes.iterdir()) == [".lock", "bm-somebody", "golden-tiny"]
     assert (foreign / "disk.img").read_bytes() == b"not ours"
     for server in hall.both:
-        assert "sanboot" not in _script(hall, server)
-
-
-def _script(hall: Hall, server: VirtualServer) -> str:
-    with httpx2.Client(base_url=f"http://127.0.0.1:{hall.lab.boot_port}", trust_env=False) as http:
-        return http.get("/ipxe", params={"mac": server.mac}).text
+        assert "sanboot" not in hall.script(server)
 
 
 def test_installed_onto_its_volume_by_kickstart(hall: Hall) -> None:
