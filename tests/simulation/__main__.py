@@ -12,7 +12,7 @@ from pathlib import Path
 
 from baremetal import garbage
 from tests.simulation.broken import Broken
-from tests.simulation.faults import KNOBS
+from tests.simulation.faults import DISKLESS, KNOBS
 from tests.simulation.lives import Lives, Tally, quiet
 from tests.simulation.world import frozen_templates
 
@@ -23,10 +23,13 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=int, default=0, help="the first seed; with --seeds 1, the one to replay"
     )
+    parser.add_argument(
+        "--diskless", type=float, default=DISKLESS, help="the share of servers that boot from a storage host"
+    )
     asked = parser.parse_args()
     total, broken, began = Tally(), [], time.monotonic()
     with quiet(), tempfile.TemporaryDirectory() as folder:
-        lives = Lives(frozen_templates(Path(folder)))
+        lives = Lives(frozen_templates(Path(folder)), diskless=asked.diskless)
         gc.freeze()  # what is imported stays: no use in looking through it for garbage again and again
         garbage.seldom()  # as a served process does
         for seed in range(asked.seed, asked.seed + asked.seeds):
@@ -39,7 +42,9 @@ def main() -> int:
         lives.close()
     print(report(total, time.monotonic() - began))
     for seed, what in broken[:20]:
-        print(f"BROKEN seed {seed}: {what}\n       replay: ./dev sim --seeds 1 --seed {seed}")
+        print(
+            f"BROKEN seed {seed}: {what}\n       replay: ./dev sim --seeds 1 --seed {seed} --diskless {asked.diskless}"
+        )
     print(f"{total.lives} lives, {len(broken)} broken")
     return 1 if broken else 0
 

@@ -31,7 +31,7 @@ from baremetal.sim.network import NoAnswer
 from baremetal.store.secrets import Secrets
 from baremetal.store.store import Store
 from tests.simulation.broken import Broken, check
-from tests.simulation.faults import draw
+from tests.simulation.faults import DISKLESS, draw
 from tests.simulation.world import BASE, MAC, Menu, World, world
 
 S = ProvisionState
@@ -123,9 +123,15 @@ class _Unsealed(Secrets):
 class Lives:
     """Lives one seed after the other on a few in-memory databases."""
 
-    def __init__(self, templates: Menu, plant: Callable[[World], None] | None = None) -> None:
+    def __init__(
+        self,
+        templates: Menu,
+        plant: Callable[[World], None] | None = None,
+        diskless: float = DISKLESS,
+    ) -> None:
         self._templates = templates
         self._plant = plant
+        self._diskless = diskless
         self._store: Store | None = None
         self._used = 0
 
@@ -135,7 +141,7 @@ class Lives:
             self.close()
             self._store, self._used = Store.open("sqlite://", _Unsealed.ephemeral()), 0
         self._used += 1
-        plan = draw(random.Random(seed))
+        plan = draw(random.Random(seed), self._diskless)
         with world(seed, plan, self._store, self._templates, self._plant) as the:
             try:
                 habits = _live(the)

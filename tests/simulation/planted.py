@@ -274,3 +274,15 @@ PLANTED: Mapping[Callable[[World], None], str] = {
     forget_where_volumes_are: "I7",
 }
 """Each with the promise that finds it broken."""
+OF_STORAGE = frozenset(
+    {
+        remove_a_volume_by_its_name,
+        make_a_volume_unasked,
+        tidy_before_the_proof,
+        tidy_every_system_but_the_newest,
+        serve_a_volume_as_soon_as_it_stands,
+        leave_servers_in_maintenance_alone,
+        forget_where_volumes_are,
+    }
+)
+"""Those that only a server which boots from a storage host can suffer from."""
