@@ -16,7 +16,6 @@ from baremetal.errors import BaremetalError, Invalid, Refused
 from baremetal.failpoints import failpoints
 from baremetal.lifecycle.actions import EnsureNoVolume
 from baremetal.lifecycle.decide import decide
-from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Asked
 from baremetal.lifecycle.model import (
     MAIN,
@@ -46,6 +45,7 @@ from baremetal.service.recipe import Kitchen, Recipe
 from baremetal.service.servers.hardware import Hardware
 from baremetal.service.servers.inventory import for_templates
 from baremetal.service.servers.manner import manner_of
+from baremetal.service.servers.servers import raise_refusal
 from baremetal.service.storage.volumes import Volumes
 from baremetal.storage.names import check_system
 from baremetal.store.records import ServerRecord
@@ -213,7 +213,7 @@ class Deploys:
             raise problem
 
     def _check_state(self, record: ServerRecord, asked: Asked) -> None:
-        _raise_refusal(record, decide(record.life, asked, self._now()))
+        raise_refusal(record, decide(record.life, asked, self._now()))
 
     def _submit(self, ready: _Ready) -> dict[str, Any]:
         verb, by = ready.asked.verb, ready.asked.by
@@ -230,7 +230,7 @@ class Deploys:
                 "waiting": decision.place or None,
                 "server": self._view(ready.record.id),
             }
-        _raise_refusal(ready.record, decision)
+        raise_refusal(ready.record, decision)
         run = decision.server.run
         return {
             "run": run.number if run is not None else None,
@@ -456,11 +456,6 @@ def _system(record: ServerRecord, order: Order, target: BootTarget) -> str:
             fix=f"say --system NAME, or boot one that is there: baremetal set {record.name} --boot NAME",
         )
     return booted[0] if booted else MAIN
-
-
-def _raise_refusal(record: ServerRecord, decision: Decision) -> None:
-    if decision.outcome is Outcome.REFUSED:
-        raise Refused(decision.note, server=record.life.name, allowed=tuple(views.allowed(record)))
 
 
 def _steps(asked: Asked) -> list[dict[str, Any]]:

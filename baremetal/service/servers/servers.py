@@ -18,7 +18,7 @@ from baremetal.engine.engine import Begin, Engine
 from baremetal.errors import BaremetalError, Conflict, Invalid, Refused, Unknown
 from baremetal.failpoints import failpoints
 from baremetal.lifecycle.decide import decide
-from baremetal.lifecycle.decision import Outcome
+from baremetal.lifecycle.decision import Decision, Outcome
 from baremetal.lifecycle.events import Asked, MaintenanceChanged, SystemChosen
 from baremetal.lifecycle.model import BootTarget, Budgets, Limits, ProvisionState, Server, Verb
 from baremetal.netboot.variables import normal_mac
@@ -233,16 +233,12 @@ class Servers:
     def check_choice(self, name: str, system: str) -> None:
         """Raise Refused where a server would not boot this system."""
         record = self._store.server(name)
-        decision = decide(record.life, SystemChosen(system), self._now())
-        if decision.outcome is Outcome.REFUSED:
-            raise Refused(decision.note, server=record.life.name, allowed=tuple(views.allowed(record)))
+        raise_refusal(record, decide(record.life, SystemChosen(system), self._now()))
 
     def choose(self, name: str, system: str, by: str) -> dict[str, Any]:
         """Have a diskless server boot another of its systems from now on; what runs goes on running. Raises Refused."""
         record = self._store.server(name)
-        decision = self._engine.submit(record.id, SystemChosen(system, by=by))
-        if decision.outcome is Outcome.REFUSED:
-            raise Refused(decision.note, server=record.life.name, allowed=tuple(views.allowed(record)))
+        raise_refusal(record, self._engine.submit(record.id, SystemChosen(system, by=by)))
         self._changed(record.id)
         return self._view(record.id)
 
@@ -303,6 +299,12 @@ def find(store: Store, ref: str) -> ServerRecord:
         if mac:
             raise Unknown(f"no server has the MAC {mac}") from None
         raise
+
+
+def raise_refusal(record: ServerRecord, decision: Decision) -> None:
+    """Raise Refused, with what is allowed, where the core has said no."""
+    if decision.outcome is Outcome.REFUSED:
+        raise Refused(decision.note, server=record.life.name, allowed=tuple(views.allowed(record)))
 
 
 def host_keys(store: Store, record: ServerRecord) -> tuple[str, ...]:
